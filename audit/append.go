@@ -1,0 +1,157 @@
+package audit
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// maxKeep bounds the buffer that is kept from one batch to the next, in bytes.
+const maxKeep = 1 << 20
+
+// An entry is a record on its way to the sink.
+type entry struct {
+	enc    *encoder
+	event  Event
+	fields []byte // owned by enc
+	at     time.Time
+	policy []byte
+	seq    uint64 // set by the leader
+}
+
+func newEntry() *entry { return &entry{enc: newEncoder()} }
+
+// A batch is what one Write takes to the sink. The Append that began it is its leader; the others
+// wait on done, after which err and the entries' seq are set.
+type batch struct {
+	entries []*entry
+	done    chan struct{}
+	err     error
+}
+
+// Append adds r to the trail. It returns only after r's whole line was written to the sink, and
+// synced if [Config.Sync] is set; it may block for as long as the sink does. Concurrent calls
+// share one Write.
+//
+// The error wraps [ErrSink] if the sink failed, in which case no record of that batch is part of
+// the trail, or is [ErrClosed]. Any other error means that r itself cannot be recorded: its event
+// is unknown, an outcome names no intent, a [CredentialIssued] has no id or expiry, a number or a
+// time has no JSON form. After the sink failed, the next Append tries again, unless bytes reached
+// the sink that could not be taken back; then every later Append fails.
+func (l *Log) Append(r Record) (Ref, error) {
+	if err := r.check(); err != nil {
+		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
+	}
+	r.clean()
+	e := l.entries.Get().(*entry)
+	defer l.entries.Put(e)
+	e.event, r.Event = r.Event, ""
+	var err error
+	if e.fields, err = e.enc.encode(&r); err != nil {
+		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
+	}
+	b, leads := l.join(e)
+	if b == nil {
+		return Ref{}, ErrClosed
+	}
+	if leads {
+		l.commit(b)
+	}
+	<-b.done
+	if b.err != nil {
+		return Ref{}, b.err
+	}
+	return Ref{Seq: e.seq, ID: l.urn + strconv.FormatUint(e.seq, 10)}, nil
+}
+
+// join adds e to the next batch and reports whether the caller must commit it. The batch is nil
+// if the log is closed.
+func (l *Log) join(e *entry) (b *batch, leads bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, false
+	}
+	if leads = l.next == nil; leads {
+		l.next = &batch{done: make(chan struct{})}
+		l.leaders.Add(1)
+	}
+	// Under the lock, so that times and policies go by in the order of the records.
+	e.at, e.policy = l.now(), l.policy
+	l.next.entries = append(l.next.entries, e)
+	return l.next, leads
+}
+
+// commit waits for the batch before b, closes b to newcomers, and writes it. The chain moves on
+// only after the sink took everything, so that a failed batch leaves no gap.
+func (l *Log) commit(b *batch) {
+	defer l.leaders.Done()
+	l.writing <- struct{}{}
+	defer func() { <-l.writing }()
+	l.mu.Lock()
+	l.next = nil
+	head := l.head
+	l.mu.Unlock()
+
+	defer close(b.done)
+	b.err = ErrSink // what the others see if the sink panics
+	buf := l.buf[:0]
+	for _, e := range b.entries {
+		buf, head = appendLine(buf, head, e.at, e.event, l.context, e.policy, e.fields)
+		e.seq = head.seq
+	}
+	if cap(buf) <= maxKeep {
+		l.buf = buf
+	}
+	if err := l.write(buf); err != nil {
+		b.err = fmt.Errorf("append to the audit trail: %w: %v", ErrSink, err)
+		return
+	}
+	l.mu.Lock()
+	l.head = head
+	l.mu.Unlock()
+	b.err = nil
+}
+
+// write hands p to the sink whole, or takes back what reached it. The caller holds l.writing.
+func (l *Log) write(p []byte) error {
+	if l.broken != nil {
+		return l.broken
+	}
+	l.broken = errUnknown
+	n, err := l.sink.Write(p)
+	if err == nil && n != len(p) {
+		err = io.ErrShortWrite
+	}
+	if err == nil && l.sync {
+		err = l.sink.Sync()
+	}
+	switch {
+	case err == nil:
+		l.size += int64(n)
+		l.broken = nil
+	case n == 0 || l.takeBack(n) == nil:
+		l.broken = nil
+	default:
+		l.broken = fmt.Errorf("%v; part of a record is in the trail", err)
+	}
+	return err
+}
+
+// takeBack cuts off the n bytes of a batch that reached the sink although it failed.
+func (l *Log) takeBack(n int) error {
+	if l.rewind == nil {
+		return errUnknown
+	}
+	// If the size is not what this log left and added, somebody else writes to the file, and
+	// cutting would take their records.
+	if size, err := l.rewind.Seek(0, io.SeekEnd); err != nil || size != l.size+int64(n) {
+		return errUnknown
+	}
+	if err := l.rewind.Truncate(l.size); err != nil {
+		return err
+	}
+	_, err := l.rewind.Seek(l.size, io.SeekStart)
+	return err
+}

@@ -1,0 +1,75 @@
+package audit_test
+
+import (
+	"bytes"
+	"path/filepath"
+	"testing"
+
+	"github.com/sidekey/sidekey/audit"
+)
+
+var sample = audit.Record{
+	Event: audit.RequestIntent, Conn: "0193f2b1c0de", Entrance: "connect-h2", Method: "GET", Scheme: "https", Host: "api.github.com",
+	Port: 443, Path: "/repos/acme/**", PathHMAC: "3f786850e387550fdab836ed7e6dc881de23001b", Route: "github-read", Credential: "github",
+}
+
+// discard is the fastest sink there is.
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func (discard) Sync() error                 { return nil }
+func (discard) Close() error                { return nil }
+
+func benchmarkAppend(b *testing.B, sink audit.Sink, parallel bool) {
+	l := open(b, sink, "s")
+	defer l.Close()
+	b.ReportAllocs()
+	if !parallel {
+		for b.Loop() {
+			if _, err := l.Append(sample); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return
+	}
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := l.Append(sample); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	b.Run("discard", func(b *testing.B) { benchmarkAppend(b, discard{}, false) })
+	b.Run("discard-parallel", func(b *testing.B) { benchmarkAppend(b, discard{}, true) })
+	for _, name := range []string{"file", "file-parallel"} {
+		b.Run(name, func(b *testing.B) {
+			f, err := audit.OpenFile(filepath.Join(b.TempDir(), "trail"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			benchmarkAppend(b, f, name == "file-parallel")
+		})
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	sink := &memory{}
+	l := open(b, sink, "s")
+	const n = 1000
+	for range n {
+		mustAppend(b, l, sample)
+	}
+	text := sink.Bytes()
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := audit.Verify(bytes.NewReader(text)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "records/s")
+}

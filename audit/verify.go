@@ -1,0 +1,239 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// maxLine bounds a line in bytes. No record comes near it.
+const maxLine = 1 << 20
+
+// An Entry is a record as it stands in a trail. A line is decoded with [json.Unmarshal].
+type Entry struct {
+	Seq     uint64    `json:"seq"`
+	Time    time.Time `json:"time"`
+	Prev    string    `json:"prev"`
+	Hash    string    `json:"hash"`
+	Session Session   `json:"session"`
+	Pod     Pod       `json:"pod"`
+	Policy  Policy    `json:"policy"`
+	Record
+}
+
+// A Summary is what [Verify] read.
+type Summary struct {
+	// Sessions are in the order of the trail.
+	Sessions []SessionSummary
+
+	// TornTail says that a chain ends in a part of a line: its process died while it wrote. Nobody
+	// was told that this record was written.
+	TornTail bool
+}
+
+// A SessionSummary counts the records of one session.
+type SessionSummary struct {
+	ID, Role string
+
+	// Records counts all of them, Denied the requests that were denied. Indeterminate are the
+	// intents without an outcome: requests that may or may not have reached their upstream.
+	Records, Intents, Outcomes, Indeterminate, Denied int
+
+	// Head is the hash of the last record, to compare with an anchor kept elsewhere.
+	Head string
+
+	// Ended says that the last record is a [SessionEnded]. If not, the process died or records are
+	// missing at the end.
+	Ended bool
+}
+
+// A BrokenError names the first record that does not fit.
+type BrokenError struct {
+	Line int    // counts from 1
+	Seq  uint64 // what the record says, 0 if it cannot be read
+	What string // holds nothing of the record's content
+}
+
+// Error implements error.
+func (e *BrokenError) Error() string {
+	return fmt.Sprintf("audit trail broken at line %d (seq %d): %s", e.Line, e.Seq, e.What)
+}
+
+// Verify reads a trail to its end and checks every record: its form, hash, predecessor and place
+// in the sequence, that a chain is about one session and a session has one chain, and that an
+// intent uses an issuance recorded before it, neither revoked nor expired, that an outcome names
+// an open intent, and that nothing follows the end of a session.
+//
+// The error is a [*BrokenError] if the trail is not intact, and then the summary is of the records
+// before; any other error comes from r. An incomplete last line, at the end of the trail or before
+// the next session, is no error but [Summary.TornTail].
+//
+// Besides the summary, Verify needs memory for one line, the issuances in use and the open
+// intents only.
+func Verify(r io.Reader) (Summary, error) {
+	v := verifier{seen: make(map[string]bool), enc: newEncoder()}
+	br := bufio.NewReaderSize(r, 64<<10)
+	var buf []byte
+	for {
+		line, err := readLine(br, buf[:0])
+		buf = line
+		if err == io.EOF {
+			if len(line) > 0 {
+				v.sum.TornTail = true
+			}
+			return v.finish(), nil
+		}
+		v.line++
+		if errors.Is(err, errTooLong) {
+			return v.finish(), &BrokenError{Line: v.line, What: err.Error()}
+		}
+		if err != nil {
+			return v.finish(), fmt.Errorf("read the audit trail: %w", err)
+		}
+		if seq, what := v.check(line); what != "" {
+			return v.finish(), &BrokenError{Line: v.line, Seq: seq, What: what}
+		}
+	}
+}
+
+var errTooLong = fmt.Errorf("longer than %d bytes", maxLine)
+
+// readLine appends the next line without its newline to buf. With io.EOF it returns what was left.
+func readLine(br *bufio.Reader, buf []byte) ([]byte, error) {
+	for {
+		part, err := br.ReadSlice('\n')
+		if len(buf)+len(part) > maxLine {
+			return buf, errTooLong
+		}
+		buf = append(buf, part...)
+		if err == nil {
+			return buf[:len(buf)-1], nil
+		}
+		if err != bufio.ErrBufferFull {
+			return buf, err
+		}
+	}
+}
+
+// A verifier holds what the next record must fit to.
+type verifier struct {
+	sum  Summary
+	line int
+	seen map[string]bool // session ids
+	enc  *encoder
+	out  []byte
+
+	chain *chain // the current session's; nil before the first record
+	torn  bool   // the line before is incomplete, so the next must begin a chain
+}
+
+func (v *verifier) finish() Summary {
+	v.endChain()
+	return v.sum
+}
+
+func (v *verifier) endChain() {
+	if v.chain != nil && v.chain.records > 0 {
+		v.sum.Sessions = append(v.sum.Sessions, v.chain.summary())
+	}
+	v.chain = nil
+}
+
+// check takes the next line and returns what is wrong with it, or "".
+func (v *verifier) check(line []byte) (seq uint64, what string) {
+	var e Entry
+	if err := json.Unmarshal(line, &e); err != nil {
+		if isCut(line) {
+			v.torn, v.sum.TornTail = true, true
+			return 0, ""
+		}
+		return e.Seq, "not a record"
+	}
+	return e.Seq, v.place(line, &e)
+}
+
+// isCut reports whether line is the beginning of a JSON text.
+func isCut(line []byte) bool {
+	var v json.RawMessage
+	return json.NewDecoder(bytes.NewReader(line)).Decode(&v) == io.ErrUnexpectedEOF
+}
+
+// place checks e, decoded from line, against the chain it must continue or begin.
+func (v *verifier) place(line []byte, e *Entry) string {
+	begins := v.chain == nil || e.Session.ID != v.chain.session.ID
+	switch {
+	case begins && e.Seq != 1:
+		return "the records before it are missing"
+	case begins && v.seen[e.Session.ID]:
+		return "a session appears again"
+	case !begins && v.torn:
+		return "follows a line that was cut"
+	case begins:
+		if err := v.begin(e); err != nil {
+			return "not a record"
+		}
+	}
+	v.torn = false
+	c := v.chain
+	next, form := v.rebuild(line, e)
+	switch {
+	case e.Session != c.session:
+		return "the session's particulars changed"
+	case e.Pod != c.pod:
+		return "the pod changed"
+	case e.Seq != c.at.seq+1:
+		return fmt.Sprintf("out of sequence: want seq %d", c.at.seq+1)
+	case e.Prev != string(c.at.hash[:]):
+		return "prev is not the hash of the record before it"
+	case !form:
+		return "not in the form that this version writes"
+	case e.Hash != string(next.hash[:]):
+		return "the hash does not match"
+	}
+	if what := c.apply(e); what != "" {
+		return what
+	}
+	c.at = next
+	return ""
+}
+
+// begin ends the current chain and begins e's.
+func (v *verifier) begin(e *Entry) error {
+	v.endChain()
+	context, err := encodeContext(v.enc, e.Session, e.Pod)
+	if err != nil {
+		return err
+	}
+	v.seen[e.Session.ID] = true
+	v.chain = newChain(e, context)
+	return nil
+}
+
+// rebuild writes e anew after the current chain. It returns the position e ought to have and
+// whether line is byte for byte what [Log.Append] would have written, but for the hash. That is
+// the whole check of a line's form: no member twice or unknown or in other case or order, no other
+// white space or escapes, which two readers could take for different things.
+func (v *verifier) rebuild(line []byte, e *Entry) (next position, form bool) {
+	policy, err := v.chain.encodePolicy(v.enc, e.Policy)
+	if err != nil {
+		return position{}, false
+	}
+	r := e.Record
+	r.Event = ""
+	fields, err := v.enc.encode(&r)
+	if err != nil || !e.Event.known() {
+		return position{}, false
+	}
+	v.out, next = appendLine(v.out[:0], v.chain.at, e.Time, e.Event, v.chain.context, policy, fields)
+	want := v.out[:len(v.out)-1]
+	at := bytes.Index(want, next.hash[:]) // the first: prev differs from it
+	if len(line) != len(want) || at < 0 {
+		return next, false
+	}
+	end := at + len(next.hash)
+	return next, bytes.Equal(line[:at], want[:at]) && bytes.Equal(line[end:], want[end:])
+}

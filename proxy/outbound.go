@@ -1,0 +1,228 @@
+package proxy
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// hopByHop are the fields that end at this hop (RFC 9110 section 7.6.1), in either direction, in
+// canonical form.
+var hopByHop = map[string]bool{
+	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true,
+	"Transfer-Encoding": true, "Upgrade": true, "Http2-Settings": true,
+	"Proxy-Authenticate": true, "Proxy-Authorization": true, "Proxy-Authentication-Info": true,
+}
+
+// notForwarded are the agent's fields that say something about the way here or are set anew.
+var notForwarded = map[string]bool{
+	"Host": true, "Content-Length": true, "Expect": true, "Via": true, "Forwarded": true,
+	"X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Forwarded-Port": true,
+	"X-Real-Ip": true,
+}
+
+// overrides are the fields by which some frameworks let a request be another one than it was
+// matched as.
+var overrides = map[string]bool{
+	"X-Http-Method-Override": true, "X-Http-Method": true, "X-Method-Override": true,
+	"X-Original-Url": true, "X-Rewrite-Url": true, "X-Original-Uri": true,
+}
+
+// agentCredentials are the fields in which the agent could bring a credential of its own to a
+// host that gets ours. The carrier of the route's credential comes on top.
+var agentCredentials = map[string]bool{
+	"Authorization": true, "Cookie": true, "Cookie2": true, "X-Api-Key": true, "Api-Key": true, "Apikey": true,
+	"X-Auth-Token": true, "X-Access-Token": true, "X-Authorization": true, "Private-Token": true, "Job-Token": true,
+	"X-Goog-Api-Key": true, "X-Goog-Iam-Authorization-Token": true, "X-Amz-Security-Token": true,
+	"X-Vault-Token": true, "X-Csrf-Token": true,
+}
+
+// folded maps a header name to the form in which CGI, WSGI and others make one of several: "_"
+// and "." become "-".
+func folded(name string) string {
+	return textproto.CanonicalMIMEHeaderKey(strings.NewReplacer("_", "-", ".", "-").Replace(name))
+}
+
+// parseHeader looks for what makes a request ambiguous, and for an upgrade.
+func (ex *exchange) parseHeader() *refusal {
+	h := ex.r.Header
+	for name, values := range h {
+		if overrides[folded(name)] {
+			return &refusal{status: http.StatusBadRequest, reason: "override_refused", detail: "the request has a header " + folded(name)}
+		}
+		if f := folded(name); f != name && (hopByHop[f] || notForwarded[f]) {
+			return &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has an alias of header " + f}
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(v) {
+				return &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has a malformed header"}
+			}
+		}
+	}
+	protocols := h["Upgrade"]
+	if len(protocols) == 0 {
+		return nil
+	}
+	ex.upgrade = len(protocols) == 1 && strings.EqualFold(protocols[0], "websocket") && ex.r.Method == http.MethodGet &&
+		ex.r.ProtoMajor == 1 && ex.r.ContentLength == 0 && httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade")
+	if !ex.upgrade {
+		return &refusal{status: http.StatusBadRequest, reason: "upgrade_refused", detail: "the only upgrade is to websocket, by GET in HTTP/1.1, on routes that say websocket: true"}
+	}
+	return nil
+}
+
+// outbound makes the request that is to be sent, anew: nothing of the inbound head is relayed
+// that is not copied here (I5). The URL is built from the matched target (I1), and what stands in
+// it is byte for byte what was matched (I3).
+func (ex *exchange) outbound(ctx context.Context) (*http.Request, *refusal) {
+	in := ex.r
+	out := (&http.Request{
+		Method: in.Method,
+		URL:    outboundURL(ex),
+		Header: make(http.Header, len(in.Header)+1),
+	}).WithContext(ctx)
+	out.Host = out.URL.Host
+	if out.URL.RequestURI() != ex.target.RequestURI() {
+		return nil, &refusal{status: http.StatusInternalServerError, reason: "internal", detail: "the target could not be kept as it was"}
+	}
+	ex.copyHeader(out)
+	if f := ex.dropAgentCredentials(out); f != nil {
+		return nil, f
+	}
+	ex.body.rc = in.Body
+	out.ContentLength = in.ContentLength
+	switch {
+	case in.ContentLength != 0:
+		out.Body = &ex.body
+	case !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, in.Method):
+		// A transport sends a request without a body a second time, if the agent calls it
+		// idempotent, and a body that it cannot rewind only once.
+		out.Body = io.NopCloser(http.NoBody)
+	}
+	if isGRPC(in.Header) {
+		out.Header.Set("Te", "trailers")
+		out.Trailer = in.Trailer // filled by net/http when the body ends
+	}
+	return out, nil
+}
+
+func outboundURL(ex *exchange) *url.URL {
+	t := ex.target
+	host := t.Authority.String()
+	if t.Scheme == "https" && t.Port == 443 || t.Scheme == "http" && t.Port == 80 {
+		host = host[:strings.LastIndexByte(host, ':')]
+	}
+	u := &url.URL{Scheme: t.Scheme, Host: host, Path: t.Path, RawQuery: t.Query, ForceQuery: t.HasQuery && t.Query == ""}
+	if strings.Contains(t.Path, "%") {
+		if path, err := url.PathUnescape(t.Path); err == nil {
+			u.Path, u.RawPath = path, t.Path
+		}
+	}
+	return u
+}
+
+func (ex *exchange) copyHeader(out *http.Request) {
+	in := ex.r.Header
+	nominated := map[string]bool{}
+	for _, v := range in["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			nominated[textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))] = true
+		}
+	}
+	for name, values := range in {
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		if !hopByHop[canonical] && !notForwarded[canonical] && !nominated[canonical] {
+			out.Header[canonical] = append(out.Header[canonical], values...)
+		}
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = []string{""} // else net/http would put in its own
+	}
+	if ex.upgrade {
+		out.Header.Set("Connection", "Upgrade")
+		out.Header.Set("Upgrade", "websocket")
+		out.Header.Del("Sec-Websocket-Extensions") // frames stay readable
+	}
+}
+
+// dropAgentCredentials removes what the agent brings to a host that gets our credential. A query
+// is not edited, since what was matched is what is sent: there a clash is refused.
+func (ex *exchange) dropAgentCredentials(out *http.Request) *refusal {
+	if ex.binding == nil {
+		return nil
+	}
+	carrier := ex.binding.Injector.Carrier()
+	for name := range out.Header {
+		if f := folded(name); agentCredentials[f] || f == carrier.Header {
+			delete(out.Header, name)
+		}
+	}
+	if carrier.Query == "" {
+		return nil
+	}
+	for pair := range strings.SplitSeq(ex.target.Query, "&") {
+		key, _, _ := strings.Cut(pair, "=")
+		if k, err := url.QueryUnescape(key); err != nil || strings.EqualFold(k, carrier.Query) {
+			return &refusal{
+				status: http.StatusBadRequest, reason: "credential_conflict", route: ex.rec.Route,
+				detail: "leave out the query parameter " + carrier.Query + "; Sidekey sets it",
+			}
+		}
+	}
+	return nil
+}
+
+// inject puts the credential on out and checks that it is there exactly once (I6) and that
+// nothing else of the target moved (I3).
+func (ex *exchange) inject(out *http.Request) *refusal {
+	if ex.binding == nil {
+		return nil
+	}
+	failed := &refusal{status: http.StatusServiceUnavailable, reason: "credential_unavailable", route: ex.rec.Route,
+		detail: "credential " + ex.rec.Credential + " cannot be put on a request; only an operator can change that"}
+	if ex.target.Scheme != "https" { // I11; the policy refuses such a route, this refuses the bytes
+		return failed
+	}
+	if err := ex.binding.Injector.Inject(out, ex.iss); err != nil {
+		ex.s.cfg.Log.Error().Str("credential", ex.rec.Credential).Err(err).Msg("credential cannot be injected")
+		return failed
+	}
+	carrier, found := ex.binding.Injector.Carrier(), 0
+	if carrier.Header != "" {
+		for name, values := range out.Header {
+			if folded(name) == carrier.Header {
+				found += len(values)
+			}
+		}
+	} else if added, ok := strings.CutPrefix(out.URL.RawQuery, ex.target.Query); ok && added != "" {
+		found = 1
+	}
+	want := ex.target.Path
+	if got := out.URL.EscapedPath(); found != 1 || got != want || out.URL.Host != out.Host {
+		return failed
+	}
+	return nil
+}
+
+// A countingBody counts the bytes of the agent's body that were read.
+type countingBody struct {
+	rc io.ReadCloser
+	n  atomic.Int64
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	n, err := b.rc.Read(p)
+	b.n.Add(int64(n))
+	return n, err
+}
+
+func (b *countingBody) Close() error { return b.rc.Close() }
+
+func (b *countingBody) count() int64 { return b.n.Load() }

@@ -1,0 +1,334 @@
+package proxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sidekey/sidekey/audit"
+	"github.com/sidekey/sidekey/credential"
+	"github.com/sidekey/sidekey/inject"
+	"github.com/sidekey/sidekey/internal/mitmca"
+	"github.com/sidekey/sidekey/policy"
+	"github.com/sidekey/sidekey/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const canary = "canary-2f9a1c77e0"
+
+// A rig is a proxy with a real TLS upstream on one side and a client on the other.
+type rig struct {
+	t        *testing.T
+	url      *url.URL // the proxy
+	addr     string   // host:port of the proxy
+	upstream *httptest.Server
+	port     string // of the upstream
+	roots    *x509.CertPool
+	trail    *memoryTrail
+	cache    *credential.Cache
+	stop     context.CancelFunc // begins the drain
+	stopped  chan error
+
+	mu   sync.Mutex
+	seen []seen // what the upstream got
+}
+
+// seen is a request as the upstream got it.
+type seen struct {
+	line   string // method and request-target
+	host   string
+	proto  string
+	header http.Header
+}
+
+// memoryTrail is a trail that keeps what it was given and can refuse to.
+type memoryTrail struct {
+	mu      sync.Mutex
+	log     *audit.Log
+	buf     bytes.Buffer
+	failing bool
+}
+
+func (m *memoryTrail) Write(p []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failing {
+		return 0, errors.New("disk full")
+	}
+	return m.buf.Write(p)
+}
+func (m *memoryTrail) Sync() error  { return nil }
+func (m *memoryTrail) Close() error { return nil }
+
+func (m *memoryTrail) fail(on bool) { m.mu.Lock(); defer m.mu.Unlock(); m.failing = on }
+
+func (m *memoryTrail) text() string { m.mu.Lock(); defer m.mu.Unlock(); return m.buf.String() }
+
+// records returns the records of an event as decoded JSON.
+func (m *memoryTrail) records(event audit.Event) (out []map[string]any) {
+	for line := range strings.Lines(m.text()) {
+		var rec map[string]any
+		if json.Unmarshal([]byte(line), &rec) == nil && rec["event"] == string(event) {
+			out = append(out, rec)
+		}
+	}
+	return out
+}
+
+// book records issuances in the trail, as cmd/sidekey does.
+type book struct{ log *audit.Log }
+
+func (b book) Issued(iss *credential.Issuance) error {
+	_, err := b.log.Append(audit.Record{Event: audit.CredentialIssued, Credential: iss.Credential, Issuance: iss.ID, ExpiresAt: iss.ExpiresAt})
+	return err
+}
+
+func (b book) Revoked(iss *credential.Issuance, _ error) {
+	b.log.Append(audit.Record{Event: audit.CredentialRevoked, Credential: iss.Credential, Issuance: iss.ID})
+}
+
+// fixed is a source of one value.
+type fixed struct{ fail func() error }
+
+func (f fixed) Issue(context.Context, string) (*credential.Issuance, error) {
+	if f.fail != nil {
+		if err := f.fail(); err != nil {
+			return nil, err
+		}
+	}
+	now := time.Now()
+	return &credential.Issuance{Value: credential.NewSecret([]byte(canary)), IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, nil
+}
+
+type option func(*proxy.Config, *rigOptions)
+
+type rigOptions struct {
+	source   credential.Source
+	injector inject.Injector
+	allow    []netip.Prefix
+	resolve  map[string]netip.Addr
+}
+
+// standardPolicy is the policy of most tests; PORT is the upstream's.
+const standardPolicy = `
+version: 1
+role: tester
+credentials:
+  api: {from: {env: {name: X}}, inject: {bearer: {}}}
+routes:
+  - {name: read, host: "api.test:PORT", access: read-only, paths: [/v1/**], credential: api}
+  - {name: write, host: "api.test:PORT", methods: [POST, PUT], paths: [/v1/items], credential: api}
+  - {name: grpc, host: "api.test:PORT", methods: [POST], paths: ["/pkg.Service/*"], credential: api}
+  - {name: ws, host: "api.test:PORT", methods: [GET], paths: [/ws], credential: api, websocket: true}
+  - {name: open, host: "open.test:PORT", access: read-write, paths: [/**]}
+`
+
+func newRig(t *testing.T, policyText string, upstream http.HandlerFunc, opts ...option) *rig {
+	t.Helper()
+	r := &rig{t: t, trail: &memoryTrail{}, stopped: make(chan error, 1)}
+	upstreamCA := must(mitmca.New(mitmca.Config{}))(t)
+	r.upstream = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.note(req)
+		upstream(w, req)
+	}))
+	r.upstream.EnableHTTP2 = true
+	r.upstream.Config.ErrorLog = log.New(io.Discard, "", 0)
+	r.upstream.TLS = &tls.Config{
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return upstreamCA.Leaf(h.ServerName) },
+	}
+	r.upstream.StartTLS()
+	t.Cleanup(r.upstream.Close)
+	_, r.port, _ = net.SplitHostPort(r.upstream.Listener.Addr().String())
+
+	upstreamRoots := x509.NewCertPool()
+	upstreamRoots.AppendCertsFromPEM(upstreamCA.CertificatePEM())
+	loopback := netip.MustParseAddr("127.0.0.1")
+	o := &rigOptions{
+		source: fixed{}, injector: inject.Bearer(),
+		allow:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		resolve: map[string]netip.Addr{"api.test": loopback, "open.test": loopback, "other.test": loopback},
+	}
+	cfg := proxy.Config{DrainGrace: 5 * time.Second}
+	for _, opt := range opts {
+		opt(&cfg, o)
+	}
+
+	pol := must(policy.Parse("policy.yaml", []byte(strings.ReplaceAll(policyText, "PORT", r.port))))(t)
+	r.trail.log = must(audit.New(audit.Config{Sink: r.trail, Session: audit.Session{ID: "s-1", Role: pol.Role()}}))(t)
+	upstreamCfg := proxy.UpstreamConfig{Roots: upstreamRoots, AllowCIDRs: o.allow, Resolve: o.resolve}
+	plain, credentialed := proxy.NewTransport(upstreamCfg), proxy.NewTransport(upstreamCfg)
+	r.cache = credential.NewCache(credential.CacheConfig{Name: "api", Source: o.source, Recorder: book{r.trail.log}})
+
+	ca := must(mitmca.New(mitmca.Config{}))(t)
+	r.roots = x509.NewCertPool()
+	r.roots.AppendCertsFromPEM(ca.CertificatePEM())
+	if cfg.Listener == nil {
+		cfg.Listener = must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	}
+	r.addr = cfg.Listener.Addr().String()
+	r.url = &url.URL{Scheme: "http", Host: r.addr}
+	cfg.CA, cfg.Trail = ca, r.trail.log
+	cfg.Generation = &proxy.Generation{
+		Policy: pol, Plain: plain,
+		Bindings: map[string]*proxy.Binding{"api": {Credential: r.cache, Injector: o.injector, Transport: credentialed}},
+	}
+	srv := must(proxy.New(cfg))(t)
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	go func() { r.stopped <- srv.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-r.stopped; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		r.cache.Close(context.Background())
+		plain.CloseIdleConnections()
+		credentialed.CloseIdleConnections()
+		if sum, err := audit.Verify(strings.NewReader(r.trail.text())); err != nil {
+			t.Errorf("the trail does not verify: %v", err)
+		} else {
+			for _, s := range sum.Sessions {
+				if s.Indeterminate != 0 {
+					t.Errorf("%d intents have no outcome", s.Indeterminate)
+				}
+			}
+		}
+		if strings.Contains(r.trail.text(), canary) {
+			t.Error("I10: the credential stands in the trail")
+		}
+	})
+	return r
+}
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func (r *rig) note(req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = append(r.seen, seen{line: req.Method + " " + req.RequestURI, host: req.Host, proto: req.Proto, header: req.Header.Clone()})
+}
+
+// got returns what the upstream has got so far.
+func (r *rig) got() []seen {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen
+}
+
+// client returns an HTTP client behind the proxy, with HTTP/2 on or off.
+func (r *rig) client(h2 bool) *http.Client {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(h2)
+	tr := &http.Transport{
+		Proxy: http.ProxyURL(r.url), Protocols: &protocols,
+		TLSClientConfig:    &tls.Config{RootCAs: r.roots},
+		DisableCompression: true,
+	}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// at returns the URL of path on host, at the upstream's port.
+func (r *rig) at(host, path string) string { return "https://" + host + ":" + r.port + path }
+
+// do sends a request and returns the response with its body read.
+func (r *rig) do(c *http.Client, method, u string, header http.Header, body io.Reader) (*http.Response, string) {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), method, u, body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", method, u, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		r.t.Fatalf("%s %s: read body: %v", method, u, err)
+	}
+	if strings.Contains(string(b)+fmt.Sprint(resp.Header), canary) && !strings.Contains(u, "/echo") {
+		r.t.Errorf("I10: the agent saw the credential in the answer to %s %s", method, u)
+	}
+	return resp, string(b)
+}
+
+// raw writes bytes to the proxy and returns the status line and all that follows until it closes
+// or two seconds pass.
+func (r *rig) raw(bytes string) string {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	return exchangeRaw(r.t, conn, bytes)
+}
+
+func exchangeRaw(t *testing.T, conn net.Conn, request string) string {
+	t.Helper()
+	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := io.WriteString(conn, request); err != nil {
+		return "write failed"
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return "closed"
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return fmt.Sprintf("%d %s %s", resp.StatusCode, resp.Header.Get("Sidekey-Refusal"), b)
+}
+
+// tunnel opens an intercepted tunnel to authority and returns the TLS connection in it.
+func (r *rig) tunnel(authority, sni string, protocols ...string) (*tls.Conn, error) {
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", authority, authority)
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != 200 {
+		return nil, fmt.Errorf("CONNECT: %s", resp.Status)
+	}
+	tc := tls.Client(conn, &tls.Config{ServerName: sni, RootCAs: r.roots, NextProtos: protocols})
+	return tc, tc.Handshake()
+}

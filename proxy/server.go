@@ -1,0 +1,374 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/net/netutil"
+
+	"github.com/sidekey/sidekey/audit"
+	"github.com/sidekey/sidekey/credential"
+	"github.com/sidekey/sidekey/inject"
+	"github.com/sidekey/sidekey/policy"
+)
+
+// A Trail keeps audit records. Append returns after the record is durable enough to outlive the
+// process; its error stops the request. It is safe for concurrent use.
+type Trail interface {
+	Append(audit.Record) (audit.Ref, error)
+}
+
+// An Authority mints the certificates that the agent sees. Leaf is safe for concurrent use; host
+// is a canonical DNS name or IP address.
+type Authority interface {
+	Leaf(host string) (*tls.Certificate, error)
+}
+
+// A CredentialCache hands out a credential that is valid now. The caller calls release when the
+// request that carries it has ended.
+type CredentialCache interface {
+	Acquire(ctx context.Context) (iss *credential.Issuance, release func(), err error)
+}
+
+// A Binding is what a credential's name in the policy stands for.
+type Binding struct {
+	Credential CredentialCache
+	Injector   inject.Injector
+	Transport  http.RoundTripper // used by no other credential
+}
+
+// A Generation is a policy together with what its names stand for. It does not change.
+type Generation struct {
+	Policy *policy.Policy
+
+	// Bindings has an entry for each credential of the policy.
+	Bindings map[string]*Binding
+
+	// Plain sends the requests that carry no credential.
+	Plain http.RoundTripper
+}
+
+// Config says what a [Server] stands between. Listener, CA, Generation and Trail are required.
+type Config struct {
+	// Listener accepts the agent's connections; its address must be a loopback address.
+	Listener net.Listener
+
+	// CA mints leaves for intercepted tunnels.
+	CA Authority
+
+	// Generation is what requests are decided on and served with.
+	Generation *Generation
+
+	// Trail keeps the audit records.
+	Trail Trail
+
+	// RefuseEarly refuses a host that the policy does not name at CONNECT, where most clients
+	// show their user a bare 403. Otherwise the tunnel is opened towards the agent only and the
+	// refusal is served inside it, where it can be read.
+	RefuseEarly bool
+
+	// DrainGrace is how long requests in flight may go on after Run's context has ended. Zero
+	// means 20 s.
+	DrainGrace time.Duration
+
+	// MaxConnections bounds the agent's connections. Zero means 1024.
+	MaxConnections int
+
+	// MaxRequests bounds the requests in flight. Zero means 1024.
+	MaxRequests int
+
+	// Log receives operational messages, never bytes of requests. The zero value discards.
+	Log zerolog.Logger
+}
+
+func (c Config) drainGrace() time.Duration { return cmp.Or(c.DrainGrace, 20*time.Second) }
+func (c Config) maxConnections() int       { return cmp.Or(c.MaxConnections, 1024) }
+func (c Config) maxRequests() int          { return cmp.Or(c.MaxRequests, 1024) }
+
+const (
+	maxHeaderBytes    = 64 << 10
+	readHeaderTimeout = 10 * time.Second
+	handshakeTimeout  = 10 * time.Second
+	idleTimeout       = 90 * time.Second
+	stallTimeout      = 2 * time.Minute // for one write towards the agent
+	maxStreams        = 100
+)
+
+// A Server is the proxy. Make one with [New]; it serves once, by [Server.Run].
+type Server struct {
+	cfg        Config
+	generation atomic.Pointer[Generation]
+	front      http.Handler // CONNECT; see connect.go
+	outer      *http.Server // absolute-form requests and CONNECT
+	inner      *http.Server // what comes out of intercepted tunnels
+	tunnels    *tunnelListener
+	tls        *tls.Config
+
+	connections atomic.Uint64
+	gate        *gate    // requests in flight and tunnels being set up
+	upgraded    connSet  // WebSockets
+	pathKey     [32]byte // of the HMAC that stands for paths in the trail
+}
+
+// New checks cfg and returns a server that is ready to run.
+func New(cfg Config) (*Server, error) {
+	switch {
+	case cfg.Listener == nil || cfg.CA == nil || cfg.Generation == nil || cfg.Trail == nil:
+		return nil, errors.New("listener, CA, generation and trail are required")
+	case !isLoopback(cfg.Listener.Addr()):
+		return nil, fmt.Errorf("listen address %s is not a loopback address", cfg.Listener.Addr())
+	}
+	if err := cfg.Generation.check(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests())}
+	rand.Read(s.pathKey[:])
+	s.generation.Store(cfg.Generation)
+	s.front = newFront(s.startTunnel)
+	s.tls = s.tlsConfig()
+	s.outer = s.httpServer(http.HandlerFunc(s.serveOuter), s.outerConnContext)
+	s.inner = s.httpServer(http.HandlerFunc(s.serveInner), innerConnContext)
+	s.inner.TLSConfig = s.tls
+	return s, nil
+}
+
+func (g *Generation) check() error {
+	if g.Policy == nil || g.Plain == nil {
+		return errors.New("a generation needs a policy and a transport")
+	}
+	for _, c := range g.Policy.Credentials() {
+		b := g.Bindings[c.Name]
+		if b == nil || b.Credential == nil || b.Injector == nil || b.Transport == nil {
+			return fmt.Errorf("credential %q is not bound", c.Name)
+		}
+	}
+	return nil
+}
+
+func (s *Server) httpServer(h http.Handler, cc func(context.Context, net.Conn) context.Context) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ConnContext:                  cc,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ReadHeaderTimeout:            readHeaderTimeout,
+		IdleTimeout:                  idleTimeout,
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is to be decided and recorded like all others
+		ErrorLog:                     log.New(io.Discard, "", 0),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams,
+			MaxReadFrameSize:     64 << 10,
+			SendPingTimeout:      30 * time.Second,
+			PingTimeout:          15 * time.Second,
+			WriteByteTimeout:     stallTimeout,
+		},
+	}
+}
+
+// Run serves until ctx ends, then drains: new tunnels and requests are refused, idle
+// connections closed, and requests in flight get the grace period. It returns when no goroutine
+// of the server is left; the error is nil unless serving itself failed.
+func (s *Server) Run(ctx context.Context) error {
+	failed := make(chan error, 2)
+	var serving sync.WaitGroup
+	serve := func(srv *http.Server, ln net.Listener) {
+		serving.Go(func() {
+			if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	serve(s.inner, s.tunnels)
+	serve(s.outer, netutil.LimitListener(&loopbackListener{s.cfg.Listener, s.refuseConnection}, s.cfg.maxConnections()))
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.drain(context.WithoutCancel(ctx))
+	serving.Wait()
+	return err
+}
+
+func (s *Server) drain(ctx context.Context) {
+	empty := s.gate.close()
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.drainGrace())
+	defer cancel()
+	s.upgraded.closeAll() // a WebSocket has no end to wait for
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.inner.Shutdown(ctx) // idle tunnels close; HTTP/2 connections get GOAWAY
+		<-empty
+	}()
+	select {
+	case <-done:
+		s.outer.Shutdown(ctx)
+	case <-ctx.Done():
+		s.cfg.Log.Warn().Msg("requests in flight were cut off at the end of the grace period")
+	}
+	s.inner.Close()
+	s.outer.Close()
+	s.upgraded.closeAll()
+	<-done
+}
+
+// A gate counts those inside, up to a bound, and can be closed.
+type gate struct {
+	mu     sync.Mutex
+	inside int
+	most   int
+	closed bool
+	empty  chan struct{} // closed when the gate is and nobody is inside
+}
+
+func newGate(most int) *gate { return &gate{most: most, empty: make(chan struct{})} }
+
+// enter lets the caller in, or says why not: nil means in, and then leave is to be called once.
+func (g *gate) enter() *refusal {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return &refusal{status: http.StatusServiceUnavailable, reason: "draining", retryAfter: time.Second}
+	case g.inside >= g.most:
+		return &refusal{status: http.StatusServiceUnavailable, reason: "overloaded", retryAfter: time.Second}
+	}
+	g.inside++
+	return nil
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inside--
+	g.signal()
+}
+
+// close lets nobody in any more. The channel is closed when the last one has left.
+func (g *gate) close() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	g.signal()
+	return g.empty
+}
+
+func (g *gate) signal() {
+	if g.closed && g.inside == 0 {
+		close(g.empty)
+	}
+}
+
+type connKey struct{}
+
+// connOf returns the id of the connection, and the tunnel if it is an intercepted one.
+func connOf(ctx context.Context) *connection {
+	c, _ := ctx.Value(connKey{}).(*connection)
+	return c
+}
+
+// A connection is one of the agent's, or a tunnel on one.
+type connection struct {
+	id     string
+	tunnel *policy.Authority // nil outside of tunnels
+}
+
+func (s *Server) newConnectionID() string {
+	return "c" + strconv.FormatUint(s.connections.Add(1), 10)
+}
+
+func (s *Server) outerConnContext(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, &connection{id: s.newConnectionID()})
+}
+
+// serveOuter serves the listener: CONNECT and absolute-form requests.
+func (s *Server) serveOuter(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect {
+		s.serveConnect(w, r)
+		return
+	}
+	s.serve(w, r, entranceHTTP)
+}
+
+// serveInner serves what comes out of intercepted tunnels.
+func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 2 {
+		s.serve(w, r, entranceConnectH2)
+		return
+	}
+	s.serve(w, r, entranceConnectH1)
+}
+
+// refuseConnection records a connection that carried no request.
+func (s *Server) refuseConnection(id, host, reason string) {
+	_, err := s.cfg.Trail.Append(audit.Record{Event: audit.ConnectionRefused, Conn: id, Host: host, Reason: reason})
+	if err != nil {
+		s.cfg.Log.Error().Str("reason", reason).Msg("a refused connection could not be recorded")
+	}
+}
+
+// A loopbackListener drops connections that do not come from this pod's loopback (I15): with
+// route_localnet set on a node, a loopback bind alone does not keep strangers away.
+type loopbackListener struct {
+	net.Listener
+	refused func(id, host, reason string)
+}
+
+func (l *loopbackListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || isLoopback(c.RemoteAddr()) && isLoopback(c.LocalAddr()) {
+			return c, err
+		}
+		l.refused("", "", "not_loopback")
+		c.Close()
+	}
+}
+
+func isLoopback(a net.Addr) bool {
+	t, ok := a.(*net.TCPAddr)
+	return ok && t.IP.IsLoopback()
+}
+
+// A connSet holds connections that have left the HTTP servers' care. Its zero value is empty.
+type connSet struct {
+	mu    sync.Mutex
+	conns map[io.Closer]struct{}
+}
+
+func (s *connSet) add(c io.Closer) (remove func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = map[io.Closer]struct{}{}
+	}
+	s.conns[c] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, c)
+	}
+}
+
+func (s *connSet) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Close()
+	}
+}

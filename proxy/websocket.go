@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"crypto/sha1" // RFC 6455 section 4.2.2 asks for it; nothing is secured by it
+	"encoding/base64"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// validUpgrade reports whether resp accepts the WebSocket that r asks for (RFC 6455 section 4.1).
+// Anything else that calls itself 101 would leave the agent with a raw, authenticated connection.
+func validUpgrade(r *http.Request, resp *http.Response) bool {
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") &&
+		resp.Header.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// tunnelWebSocket takes the agent's connection over and copies frames both ways until either
+// side ends.
+func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
+	upstream, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return &refusal{status: http.StatusBadGateway, reason: "upstream_protocol", route: ex.rec.Route}
+	}
+	defer upstream.Close()
+	client, rw, err := http.NewResponseController(ex.w).Hijack()
+	if err != nil {
+		return &refusal{status: http.StatusInternalServerError, reason: "internal", route: ex.rec.Route}
+	}
+	defer client.Close()
+	defer ex.s.upgraded.add(client)()
+	defer ex.s.upgraded.add(upstream)()
+
+	h := ex.w.Header()
+	clear(h)
+	ex.copyResponseHeader(resp.Header)
+	delete(h, "Date")
+	delete(h, "Content-Type")
+	delete(h, "Content-Length")
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	io.WriteString(rw, "HTTP/1.1 101 Switching Protocols\r\n")
+	h.Write(rw)
+	io.WriteString(rw, "\r\n")
+	if rw.Flush() != nil {
+		ex.recordOutcome(resp.StatusCode, errAgentGone.Error())
+		return nil
+	}
+
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		n, _ := io.Copy(upstream, rw.Reader)
+		ex.body.n.Add(n)
+		upstream.Close()
+	}()
+	ex.sent, _ = io.Copy(stallGuard{client}, upstream)
+	client.Close()
+	<-ended
+	ex.recordOutcome(resp.StatusCode, "")
+	return nil
+}
+
+// A stallGuard gives each write its own deadline.
+type stallGuard struct{ net.Conn }
+
+func (g stallGuard) Write(p []byte) (int, error) {
+	g.SetWriteDeadline(time.Now().Add(stallTimeout))
+	return g.Conn.Write(p)
+}

@@ -1,0 +1,63 @@
+# Everything needs Go (1.21 or newer: it fetches the toolchain that go.mod
+# names), git and make. Only `race` needs a C compiler as well.
+
+# A machine whose own setting is GOTOOLCHAIN=local must work too.
+export GOTOOLCHAIN := auto
+
+GO       ?= go
+VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
+FUZZTIME ?= 10s
+BENCH    ?= .
+
+# Passed to `go test` by `test`, such as TESTFLAGS=-race.
+TESTFLAGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## build bin/sidekey, static
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/sidekey ./cmd/sidekey
+
+.PHONY: demo
+demo: build ## build, then tell the whole story in one process
+	./bin/sidekey demo
+
+.PHONY: test
+test: ## run every test
+	$(GO) test $(TESTFLAGS) ./...
+
+.PHONY: race
+race: ## run every test under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(MAKE) --no-print-directory test TESTFLAGS='-race $(TESTFLAGS)'
+
+.PHONY: bench
+bench: ## run the benchmarks; BENCH=REGEXP picks some
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	GO='$(GO)' bash tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, govulncheck
+	bash tools/gofmt.sh
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	bash tools/govulncheck.sh
+
+.PHONY: test-clients
+test-clients: ## run curl and git through Sidekey (installs them where apt-get can)
+	bash tools/install-clients.sh
+	$(GO) test -count=1 -run TestClients ./cmd/sidekey/...
+
+.PHONY: manifests
+manifests: ## check examples/kubernetes, with kubectl too where it is installed
+	cd tools/manifests && $(GO) run . $(abspath $(wildcard examples/kubernetes/*.yaml))
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"github.com/rs/zerolog"
+
+	"github.com/sidekey/sidekey/audit"
+	"github.com/sidekey/sidekey/credential"
+	"github.com/sidekey/sidekey/internal/config"
+	"github.com/sidekey/sidekey/internal/mitmca"
+	"github.com/sidekey/sidekey/policy"
+	"github.com/sidekey/sidekey/proxy"
+	"github.com/sidekey/sidekey/vault"
+)
+
+// A setup is a checked configuration: everything that can be wrong before the first listener
+// opens has been looked at.
+type setup struct {
+	cfg         *config.Config
+	policyFile  string
+	policy      *policy.Policy
+	systemRoots []byte // PEM
+	ca          *mitmca.CA
+	vault       *vault.Session
+	bound       *bound
+	sink        audit.Sink
+	session     audit.Session
+	pod         audit.Pod
+
+	own      ownAddresses
+	never    map[netip.AddrPort]bool // Vault and the Kubernetes API
+	recorder lateRecorder
+	anchor   func() (seq uint64, head string)
+}
+
+// prepare checks cfg and all that it names. Its error is a [policy.Mistakes] with everything that
+// is wrong.
+func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) {
+	env := environment(p.environ)
+	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }}
+	var ms mistakes
+	s.loadPolicy(&ms)
+	s.checkCADir(&ms)
+	s.loadRoots(&ms, env)
+	s.newVault(&ms, log)
+	s.never = neverDialled(cfg, env)
+	upstream := s.upstream(&ms)
+	if s.policy != nil && len(ms) == 0 {
+		b := &binder{vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream}
+		var err error
+		s.bound, err = b.bind(s.policy)
+		ms.add("", "", err)
+		s.ca, err = mitmca.New(mitmca.Config{PermitIPs: addressesOf(s.policy)})
+		ms.add("", "", err)
+	}
+	if len(ms) == 0 {
+		var err error
+		s.sink, err = audit.OpenSink(cfg.Audit.Path)
+		ms.add("audit.path", "name a file in a directory that exists, or - for standard output", err)
+	}
+	if len(ms) > 0 {
+		return nil, mistake(policy.Mistakes(ms))
+	}
+	s.identify(env)
+	return s, nil
+}
+
+// mistakes collects what is wrong.
+type mistakes policy.Mistakes
+
+// add notes err under a key of the config; an error that is a list of mistakes is taken over.
+func (ms *mistakes) add(key, hint string, err error) {
+	if err == nil {
+		return
+	}
+	if more, ok := errors.AsType[policy.Mistakes](err); ok {
+		*ms = append(*ms, more...)
+		return
+	}
+	*ms = append(*ms, policy.Mistake{Where: "config", Path: key, Msg: err.Error(), Hint: hint})
+}
+
+func (s *setup) loadPolicy(ms *mistakes) {
+	s.policyFile = s.cfg.Policy
+	if info, err := os.Stat(s.policyFile); err == nil && info.IsDir() {
+		s.policyFile = filepath.Join(s.policyFile, s.cfg.Role+".yaml")
+	}
+	pol, err := readPolicy(s.policyFile)
+	if err != nil {
+		ms.add("policy", "name a policy file, or a directory that holds "+s.cfg.Role+".yaml", err)
+		return
+	}
+	if s.cfg.Role != "" && pol.Role() != s.cfg.Role {
+		ms.add("role", "", fmt.Errorf("the process is for role %q and %s is for role %q", s.cfg.Role, s.policyFile, pol.Role()))
+	}
+	s.cfg.Role = pol.Role()
+	for _, t := range pol.RunTests() {
+		if !t.OK {
+			*ms = append(*ms, policy.Mistake{Where: t.Where, Path: "tests", Msg: "test fails: " + t.Request + ": want " + t.Want + ", got " + t.Got})
+		}
+	}
+	s.policy = pol
+}
+
+// readPolicy reads and parses a policy file.
+func readPolicy(path string) (*policy.Policy, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read policy: %v", err)
+	}
+	return policy.Parse(path, src)
+}
+
+func (s *setup) checkCADir(ms *mistakes) {
+	info, err := os.Stat(s.cfg.CADir)
+	switch {
+	case err != nil:
+		ms.add("ca.dir", "make the directory; ca.crt and bundle.crt are written into it", err)
+	case !info.IsDir():
+		ms.add("ca.dir", "", fmt.Errorf("%s is not a directory", s.cfg.CADir))
+	default:
+		f, err := os.CreateTemp(s.cfg.CADir, ".sidekey-*")
+		if err != nil {
+			ms.add("ca.dir", "let the process write there", err)
+			return
+		}
+		f.Close()
+		os.Remove(f.Name())
+	}
+}
+
+func (s *setup) loadRoots(ms *mistakes, env environment) {
+	roots, _, err := mitmca.SystemRoots(env.get)
+	ms.add("", "install the CA certificates of the system, or set SSL_CERT_FILE", err)
+	s.systemRoots = roots
+}
+
+func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
+	v := s.cfg.Vault
+	if v == nil {
+		return
+	}
+	cfg := vault.Config{
+		Address: v.Address, Namespace: v.Namespace,
+		Auth: vault.Auth{
+			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role, TokenFile: v.Auth.TokenFile,
+			RoleID: v.Auth.RoleID, RoleIDFile: v.Auth.RoleIDFile, SecretIDFile: v.Auth.SecretIDFile,
+		},
+		Correlation: s.correlation,
+		Log:         log.With().Str("part", "vault").Logger(),
+	}
+	for key, path := range map[string]string{"token_file": v.Auth.TokenFile, "role_id_file": v.Auth.RoleIDFile, "secret_id_file": v.Auth.SecretIDFile} {
+		if path != "" {
+			ms.add("vault.auth."+key, "", checkReadable(path))
+		}
+	}
+	if v.CAFile != "" {
+		pem, err := os.ReadFile(v.CAFile)
+		ms.add("vault.ca_file", "", err)
+		cfg.CACertPEM = pem
+	}
+	var err error
+	s.vault, err = vault.New(cfg)
+	if err != nil && len(*ms) == 0 {
+		ms.add("vault", "", err)
+	}
+}
+
+// correlation is what Vault's own audit log keeps of a call: the issuance, and how far our trail
+// had come, so that Vault's clock stamps our chain.
+func (s *setup) correlation(id string) string {
+	seq, head := s.anchor()
+	return fmt.Sprintf("sk1.%s.%d.%.16s", id, seq, head)
+}
+
+func checkReadable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return fmt.Errorf("%s is a directory", path)
+	case info.Mode().IsRegular() && info.Size() == 0:
+		return fmt.Errorf("%s is empty", path)
+	}
+	return nil
+}
+
+func (s *setup) upstream(ms *mistakes) proxy.UpstreamConfig {
+	u := proxy.UpstreamConfig{AllowCIDRs: s.cfg.Upstream.AllowCIDRs, Resolve: s.cfg.Upstream.Resolve}
+	u.Never = func(ap netip.AddrPort) bool { return s.never[ap] || s.own.has(ap.Port()) && isLocal(ap.Addr()) }
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(s.systemRoots)
+	if path := s.cfg.Upstream.CAFile; path != "" {
+		pem, err := os.ReadFile(path)
+		if err == nil && !pool.AppendCertsFromPEM(pem) {
+			err = fmt.Errorf("%s holds no PEM certificate", path)
+		}
+		ms.add("upstream.ca_file", "", err)
+	}
+	u.Roots = pool
+	return u
+}
+
+// isLocal reports whether addr is one of this machine's own.
+func isLocal(addr netip.Addr) bool {
+	if addr.IsLoopback() {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // unknown is as good as local: it is not dialled
+	}
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// neverDialled resolves Vault and the Kubernetes API once, at the start.
+func neverDialled(cfg *config.Config, env environment) map[netip.AddrPort]bool {
+	never := map[netip.AddrPort]bool{}
+	add := func(host, port string) {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return
+		}
+		addrs, err := net.LookupHost(host)
+		if err != nil {
+			return
+		}
+		for _, a := range addrs {
+			if addr, err := netip.ParseAddr(a); err == nil {
+				never[netip.AddrPortFrom(addr.WithZone("").Unmap(), uint16(n))] = true
+			}
+		}
+	}
+	if cfg.Vault != nil {
+		if u, err := url.Parse(cfg.Vault.Address); err == nil {
+			port := u.Port()
+			if port == "" {
+				port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+			}
+			add(u.Hostname(), port)
+		}
+	}
+	if host := env.get("KUBERNETES_SERVICE_HOST"); host != "" {
+		add(host, env.get("KUBERNETES_SERVICE_PORT"))
+	}
+	return never
+}
+
+// addressesOf returns the IP addresses that the policy's routes name.
+func addressesOf(pol *policy.Policy) []netip.Addr {
+	var out []netip.Addr
+	for _, r := range pol.Routes() {
+		if a, err := netip.ParseAddr(r.Host); err == nil && r.Scheme == "https" {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// identify fills in who the session is for. What comes from here is asserted by whoever wrote
+// the config or the pod template; nothing vouches for it yet.
+func (s *setup) identify(env environment) {
+	id := s.cfg.Session.ID
+	if id == "" {
+		id = env.get("POD_UID")
+	}
+	if id == "" {
+		if v7, err := uuid.NewV7(); err == nil {
+			id = v7.String()
+		} else {
+			id = uuid.NewString()
+		}
+	}
+	s.session = audit.Session{ID: id, Role: s.cfg.Role, RequestedBy: s.cfg.Session.RequestedBy, Attribution: "asserted"}
+	s.pod = audit.Pod{
+		Namespace: env.get("POD_NAMESPACE"), Name: env.get("POD_NAME"), UID: env.get("POD_UID"),
+		Node: env.get("NODE_NAME"), ServiceAccount: env.get("SERVICE_ACCOUNT"),
+	}
+}
+
+// environment is the process's environment as it was given to it.
+type environment []string
+
+func (e environment) lookup(name string) (string, bool) {
+	for _, kv := range e {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+func (e environment) get(name string) string { v, _ := e.lookup(name); return v }
+
+// A lateRecorder stands for the trail while it is not open yet: caches are bound, and checked,
+// before the trail is opened. Until then it refuses.
+type lateRecorder struct{ r atomic.Pointer[trail] }
+
+func (l *lateRecorder) set(t *trail) { l.r.Store(t) }
+
+func (l *lateRecorder) Issued(iss *credential.Issuance) error {
+	if t := l.r.Load(); t != nil {
+		return t.Issued(iss)
+	}
+	return errors.New("the trail is not open yet")
+}
+
+func (l *lateRecorder) Revoked(iss *credential.Issuance, err error) {
+	if t := l.r.Load(); t != nil {
+		t.Revoked(iss, err)
+	}
+}

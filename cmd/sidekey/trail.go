@@ -1,0 +1,71 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sidekey/sidekey/audit"
+	"github.com/sidekey/sidekey/credential"
+)
+
+// A trail is the audit trail of a session. Everything that happens passes through it, so it is
+// also where things are counted.
+type trail struct {
+	*audit.Log
+	metrics *metrics
+	key     [32]byte // of the fingerprints; known to nobody after the process
+	log     zerolog.Logger
+}
+
+func newTrail(l *audit.Log, m *metrics, log zerolog.Logger) *trail {
+	t := &trail{Log: l, metrics: m, log: log}
+	rand.Read(t.key[:])
+	return t
+}
+
+// Append implements proxy.Trail.
+func (t *trail) Append(r audit.Record) (audit.Ref, error) {
+	ref, err := t.Log.Append(r)
+	t.metrics.observe(r, err)
+	return ref, err
+}
+
+// Issued implements [credential.Recorder].
+func (t *trail) Issued(iss *credential.Issuance) error {
+	_, err := t.Append(audit.Record{
+		Event: audit.CredentialIssued, Credential: iss.Credential, Issuance: iss.ID,
+		IssuedAt: iss.IssuedAt, ExpiresAt: iss.ExpiresAt, Fingerprint: iss.Value.Fingerprint(t.key[:]),
+		Source: &audit.Source{
+			Kind: iss.Origin.Kind, Path: iss.Origin.Path, RequestID: iss.Origin.RequestID,
+			CorrelationID: iss.Origin.CorrelationID, LeaseID: iss.Origin.LeaseID, Version: iss.Origin.Version,
+		},
+	})
+	t.log.Debug().Str("credential", iss.Credential).Str("issuance", iss.ID).Time("expires_at", iss.ExpiresAt).Msg("credential issued")
+	return err
+}
+
+// Revoked implements [credential.Recorder].
+func (t *trail) Revoked(iss *credential.Issuance, err error) {
+	rec := audit.Record{Event: audit.CredentialRevoked, Credential: iss.Credential, Issuance: iss.ID, Reason: "revoked"}
+	switch {
+	case errors.Is(err, credential.ErrExpired):
+		rec.Reason = "expired"
+	case err != nil:
+		rec.Reason, rec.Error = "given_up", "revocation_failed"
+		t.log.Warn().Str("credential", iss.Credential).Str("issuance", iss.ID).Time("expires_at", iss.ExpiresAt).Err(err).
+			Msg("a credential could not be revoked; it is valid until it expires")
+	}
+	if iss.Origin.LeaseID != "" {
+		rec.Source = &audit.Source{Kind: iss.Origin.Kind, LeaseID: iss.Origin.LeaseID}
+	}
+	t.note(rec)
+}
+
+// note appends a record that nothing waits for.
+func (t *trail) note(r audit.Record) {
+	if _, err := t.Append(r); err != nil {
+		t.log.Error().Err(err).Str("event", string(r.Event)).Msg("a record could not be written")
+	}
+}

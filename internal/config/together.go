@@ -1,0 +1,134 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// checkTogether finds what shows only when all layers are read: what is missing, and what
+// does not go together.
+func (l *loader) checkTogether() {
+	l.need("role", "pr-reviewer")
+	l.need("policy", "/etc/sidekey/policy")
+	l.need("ca.dir", "/run/sidekey-ca")
+	if !l.hasVault() {
+		return
+	}
+	l.need("vault.address", "https://vault.example.com:8200")
+	l.need("vault.auth.method", methodKubernetes)
+	switch l.v.GetString("vault.auth.method") {
+	case methodToken:
+		l.needForMethod("vault.auth.token_file")
+		l.refuseForMethod("vault.auth.role", "vault.auth.mount", "vault.auth.role_id", "vault.auth.role_id_file", "vault.auth.secret_id_file")
+	case methodKubernetes:
+		l.needForMethod("vault.auth.role")
+		l.needForMethod("vault.auth.token_file")
+		l.refuseForMethod("vault.auth.role_id", "vault.auth.role_id_file", "vault.auth.secret_id_file")
+	case methodAppRole:
+		l.needRoleID()
+		l.needForMethod("vault.auth.secret_id_file")
+		l.refuseForMethod("vault.auth.role", "vault.auth.token_file")
+	}
+}
+
+// hasVault reports whether any layer names vault or one of its keys.
+func (l *loader) hasVault() bool {
+	_, ok := l.groups["vault"]
+	return ok || l.first("vault") != nil
+}
+
+// first returns the origin of the first key below group that has one.
+func (l *loader) first(group string) wrongFunc {
+	for _, s := range settings {
+		if o, ok := l.origins[s.key]; ok && strings.HasPrefix(s.key, group+".") {
+			return o.wrong
+		}
+	}
+	return nil
+}
+
+// need records a mistake if no layer has key. A value that is there but wrong is recorded
+// already.
+func (l *loader) need(key, example string) {
+	if _, ok := l.origins[key]; ok {
+		return
+	}
+	if group, wrong := l.missing(key); wrong != nil {
+		wrong(fmt.Sprintf("the key %s is missing", key), howTo(key, "write "+inYAML(group, key, example)))
+	}
+}
+
+// missing returns the place nearest to where key should be, and the mapping that it stands
+// for. It returns nil if the file has something wrong there already.
+func (l *loader) missing(key string) (group string, wrong wrongFunc) {
+	for group := parent(key); ; group = parent(group) {
+		if l.broken[group] {
+			return "", nil
+		}
+		if v, ok := l.groups[group]; ok {
+			return group, v.Wrong
+		}
+		if group == "" {
+			return "", recordIn(&l.general, "config", "")
+		}
+		if wrong := l.first(group); wrong != nil {
+			return "", wrong
+		}
+	}
+}
+
+// parent returns the key of the mapping that key stands in; "" is the whole file.
+func parent(key string) string { return key[:max(0, strings.LastIndexByte(key, '.'))] }
+
+// inYAML returns key with a value as one writes it into the mapping at group.
+func inYAML(group, key, value string) string {
+	names := strings.Split(strings.TrimPrefix(strings.TrimPrefix(key, group), "."), ".")
+	return strings.Join(names, ": {") + ": " + value + strings.Repeat("}", len(names)-1)
+}
+
+// needForMethod records a mistake of the login method if it lacks key.
+func (l *loader) needForMethod(key string) {
+	if l.lacks(key) {
+		l.wrongMethod("needs "+key, howTo(key, "write it beside the method"))
+	}
+}
+
+func (l *loader) needRoleID() {
+	const id, file = "vault.auth.role_id", "vault.auth.role_id_file"
+	switch {
+	case l.lacks(id) && l.lacks(file):
+		l.wrongMethod("needs "+id+" or "+file, howTo(id, "write it beside the method"))
+	case l.v.GetString(id) != "" && l.v.GetString(file) != "":
+		l.wrongMethod("has both "+id+" and "+file, "keep one of the two")
+	}
+}
+
+// lacks reports whether key has no value, and no mistake in its place either.
+func (l *loader) lacks(key string) bool { return l.v.GetString(key) == "" && !l.broken[key] }
+
+// refuseForMethod records a mistake for each key that the method has no use for, unless it
+// stands in a layer below: a laptop's variable may choose another method than the file.
+func (l *loader) refuseForMethod(keys ...string) {
+	method := l.origins["vault.auth.method"]
+	for _, key := range keys {
+		if o, ok := l.origins[key]; ok && o.layer >= method.layer && l.v.GetString(key) != "" {
+			o.wrong(fmt.Sprintf("the method %s has no use for it", l.v.GetString("vault.auth.method")), "remove it")
+		}
+	}
+}
+
+func (l *loader) wrongMethod(msg, hint string) {
+	method := l.origins["vault.auth.method"]
+	method.wrong(fmt.Sprintf("the method %s %s", l.v.GetString("vault.auth.method"), msg), hint)
+}
+
+// howTo says how to set key in any layer.
+func howTo(key, inFile string) string {
+	hint := inFile + ", or set " + envName(key)
+	for _, s := range settings {
+		if s.key == key && s.flag != "" {
+			hint += " or --" + s.flag
+		}
+	}
+	return hint
+}

@@ -1,0 +1,172 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// A Request is what a policy decides on.
+type Request struct {
+	Method    string
+	Target    Target
+	WebSocket bool // the request asks to become a WebSocket (RFC 6455)
+}
+
+// A Reason says why a decision is what it is. The set is closed.
+type Reason string
+
+// The reasons. All but the first deny.
+const (
+	Allowed             Reason = "allowed"
+	HostNotAllowed      Reason = "host_not_allowed"      // no route names the host
+	SchemeNotAllowed    Reason = "scheme_not_allowed"    // the host is named under the other scheme only
+	PortNotAllowed      Reason = "port_not_allowed"      // the host is named with another port
+	PathNotAllowed      Reason = "path_not_allowed"      // no route of the host names the path
+	MethodNotAllowed    Reason = "method_not_allowed"    // the path is named for other methods
+	WebSocketNotAllowed Reason = "websocket_not_allowed" // the route that decides grants no WebSocket
+)
+
+// Reasons returns all reasons, [Allowed] first.
+func Reasons() []Reason {
+	return []Reason{
+		Allowed, HostNotAllowed, SchemeNotAllowed, PortNotAllowed,
+		PathNotAllowed, MethodNotAllowed, WebSocketNotAllowed,
+	}
+}
+
+// A Decision is the answer to one request. The zero Decision denies.
+type Decision struct {
+	Allow  bool
+	Reason Reason // [Allowed] if Allow; empty in the zero Decision only
+	Route  *Route // the route that allows; nil if denied
+}
+
+// An origin is what a route names of a request before its path.
+type origin struct {
+	scheme string
+	host   string
+	port   uint16
+}
+
+// A site is all that a policy says about one origin.
+type site struct {
+	tree    node
+	allowed []string // for AllowedOn, whose cost an agent must not drive by being denied
+}
+
+// A door is one scheme and port under which a host is named.
+type door struct {
+	scheme string
+	port   uint16
+}
+
+// An index finds routes by request. Hosts of the form *.example.com are kept in the wildcard
+// maps, under example.com.
+type index struct {
+	sites         map[origin]*site
+	wildcards     map[origin]*site
+	doors         map[string][]door
+	wildcardDoors map[string][]door
+}
+
+// newIndex expects routes whose order and patterns are set.
+func newIndex(routes []*Route) index {
+	x := index{
+		sites: map[origin]*site{}, wildcards: map[origin]*site{},
+		doors: map[string][]door{}, wildcardDoors: map[string][]door{},
+	}
+	for _, r := range routes {
+		sites, doors := x.sites, x.doors
+		host, wildcard := strings.CutPrefix(r.Host, "*.")
+		if wildcard {
+			sites, doors = x.wildcards, x.wildcardDoors
+		}
+		o := origin{r.Scheme, host, r.Port}
+		s := sites[o]
+		if s == nil {
+			s = &site{}
+			sites[o] = s
+			doors[host] = append(doors[host], door{r.Scheme, r.Port})
+		}
+		s.allowed = append(s.allowed, allowedBy(r)...)
+		for _, p := range r.patterns {
+			s.tree.add(p, r)
+		}
+	}
+	for _, sites := range []map[origin]*site{x.sites, x.wildcards} {
+		for _, s := range sites {
+			s.allowed = slices.Clone(firstAllowed(s.allowed))
+		}
+	}
+	return x
+}
+
+// lookup returns the sites for scheme and a, that of the exact host first; either may be nil.
+func (x *index) lookup(scheme string, a Authority) (exact, wildcard *site) {
+	exact = x.sites[origin{scheme, a.Host, a.Port}]
+	if parent := parentOf(a.Host); parent != "" {
+		wildcard = x.wildcards[origin{scheme, parent, a.Port}]
+	}
+	return exact, wildcard
+}
+
+// parentOf returns host without its left-most label; "" if there is only one.
+func parentOf(host string) string {
+	_, parent, _ := strings.Cut(host, ".")
+	return parent
+}
+
+// Decide says whether r may be sent, and by which route. The package comment says which route
+// decides where several match. Its cost does not depend on the number of routes, and it
+// allocates nothing when it allows. A request with a zero Target is denied.
+func (p *Policy) Decide(r Request) Decision {
+	exact, wildcard := p.index.lookup(r.Target.Scheme, r.Target.Authority)
+	q := probe{path: r.Target.Path, method: r.Method}
+	route := find(exact, wildcard, &q)
+	switch {
+	case route == nil:
+		return Decision{Reason: p.denial(r, exact, wildcard)}
+	case r.WebSocket && !route.WebSocket:
+		return Decision{Reason: WebSocketNotAllowed}
+	}
+	return Decision{Allow: true, Reason: Allowed, Route: route}
+}
+
+func find(exact, wildcard *site, q *probe) *Route {
+	if q.path == "" || q.path[0] != '/' {
+		return nil
+	}
+	for _, s := range [...]*site{exact, wildcard} {
+		if s == nil {
+			continue
+		}
+		if route := s.tree.find(q, 1); route != nil {
+			return route
+		}
+	}
+	return nil
+}
+
+// denial returns why no route matches r wholly.
+func (p *Policy) denial(r Request, exact, wildcard *site) Reason {
+	if exact != nil || wildcard != nil {
+		if find(exact, wildcard, &probe{path: r.Target.Path, anyMethod: true}) != nil {
+			return MethodNotAllowed
+		}
+		return PathNotAllowed
+	}
+	doors := slices.Concat(p.index.doors[r.Target.Host], p.index.wildcardDoors[parentOf(r.Target.Host)])
+	switch {
+	case len(doors) == 0:
+		return HostNotAllowed
+	case slices.ContainsFunc(doors, func(d door) bool { return d.scheme == r.Target.Scheme }):
+		return PortNotAllowed
+	}
+	return SchemeNotAllowed
+}
+
+// KnowsAuthority reports whether any route names this scheme, host and port.
+func (p *Policy) KnowsAuthority(scheme string, a Authority) bool {
+	exact, wildcard := p.index.lookup(scheme, a)
+	return exact != nil || wildcard != nil
+}

@@ -1,0 +1,192 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sidekey/sidekey/internal/strictyaml"
+)
+
+// accessMethods are the methods behind the words of access, sorted.
+var accessMethods = map[string][]string{
+	"read-only":  {"GET", "HEAD", "OPTIONS"},
+	"read-write": {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"},
+}
+
+func (d *decoder) decodeRoute(v strictyaml.Value) {
+	m := v.Mapping("name", "host", "access", "methods", "paths", "credential", "reason", "websocket")
+	r := &Route{Where: v.Where(), order: len(d.policy.routes)}
+	d.policy.routes = append(d.policy.routes, r)
+
+	d.decodeRouteName(m, r)
+	host := m.Need("host", "write the host, such as host: api.example.com")
+	if s, ok := host.Text(); ok {
+		var msg, hint string
+		if r.Scheme, r.Host, r.Port, msg, hint = parseHost(s); msg != "" {
+			host.Wrong(msg, hint)
+		}
+	}
+	r.Methods = decodeMethods(m)
+	r.Reason = prose(m.Get("reason"))
+	r.WebSocket, _ = m.Get("websocket").Bool()
+	if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, "GET") {
+		m.Get("websocket").Wrong("a WebSocket begins with GET (RFC 6455 section 4.1), which the route does not allow", "add GET to methods")
+	}
+	d.decodeRouteCredential(m, r)
+	d.decodePaths(m.Need("paths", `write ["/**"] for every path`), r)
+}
+
+func (d *decoder) decodeRouteName(m strictyaml.Mapping, r *Route) {
+	name := m.Need("name", "write a name; the audit trail shows it")
+	s, ok := name.Text()
+	if !ok {
+		return
+	}
+	r.Name = s
+	checkRef(name, s)
+	if first, taken := d.routeNames[s]; taken {
+		name.Wrong(fmt.Sprintf("the route on line %d has the name %s already", first.Line(), s), "write another name")
+		return
+	}
+	d.routeNames[s] = name
+}
+
+func (d *decoder) decodeRouteCredential(m strictyaml.Mapping, r *Route) {
+	v := m.Get("credential")
+	s, ok := nonEmpty(v)
+	if !ok {
+		return
+	}
+	r.Credential = s
+	d.used[s] = true
+	if !slices.ContainsFunc(d.credentials, func(c declared) bool { return c.name == s }) {
+		var known []string
+		for _, c := range d.credentials {
+			known = append(known, c.name)
+		}
+		hint := strictyaml.DidYouMean(s, known)
+		if near := strictyaml.Nearest(s, known); near != "" {
+			// The slip is the one mistake: near is not unused, and this route ties with none of its.
+			d.used[near] = true
+			r.Credential = near
+		}
+		if hint == "" {
+			hint = "declare it under credentials"
+		}
+		v.Wrong(fmt.Sprintf("credential %s is not declared", strictyaml.Quote(s)), hint)
+	}
+	if r.Scheme == "http" {
+		v.Wrong("a credential must not travel over http, where anyone on the way reads it", "write the host with https, or remove the credential")
+	}
+}
+
+// decodeMethods returns the methods of a route, sorted.
+func decodeMethods(m strictyaml.Mapping) []string {
+	kind, v := m.OneOf("access", "methods")
+	if kind == "access" {
+		word, _ := v.Choice("read-only", "read-write")
+		return accessMethods[word]
+	}
+	var methods []string
+	for _, item := range v.List() {
+		s, ok := item.Text()
+		switch {
+		case !ok:
+		case slices.Contains(methods, s):
+			item.Wrong(fmt.Sprintf("%s stands in the list already", strictyaml.Quote(s)), "remove it")
+		case !ValidMethod(s):
+			msg, hint := wrongMethod(s)
+			item.Wrong(msg, hint)
+		default:
+			methods = append(methods, s)
+		}
+	}
+	slices.Sort(methods)
+	return methods
+}
+
+// wrongMethod says why s is not a [ValidMethod].
+func wrongMethod(s string) (msg, hint string) {
+	upper := strings.ToUpper(s)
+	switch {
+	case slices.Contains(neverMethods, upper):
+		return fmt.Sprintf("%s is never let through", upper), "remove it"
+	case upper != s && ValidMethod(upper):
+		return fmt.Sprintf("%s is not in upper case; methods are case-sensitive", strictyaml.Quote(s)), "write " + upper
+	}
+	return fmt.Sprintf("%s is not a method", strictyaml.Quote(s)), "write methods such as GET or POST"
+}
+
+func (d *decoder) decodePaths(v strictyaml.Value, r *Route) {
+	shapes := map[string]int{}
+	for _, item := range v.List() {
+		s, ok := item.Text()
+		if !ok {
+			continue
+		}
+		p, msg, hint := parsePattern(s)
+		if msg != "" {
+			item.Wrong(msg, hint)
+			continue
+		}
+		shape := p.shape()
+		if line, ok := shapes[shape]; ok {
+			item.Wrong(fmt.Sprintf("the path on line %d matches the same", line), "remove one of the two")
+			continue
+		}
+		shapes[shape] = item.Line()
+		r.Paths = append(r.Paths, s)
+		r.patterns = append(r.patterns, p)
+		d.checkTie(r, shape, item)
+	}
+}
+
+// A tieKey is all by which two routes can match the same request equally well, but methods.
+type tieKey struct {
+	origin origin
+	shape  string
+}
+
+// A claim is one route's path under a tieKey.
+type claim struct {
+	route *Route
+	path  strictyaml.Value
+}
+
+// checkTie records a mistake if an earlier route would match the same requests equally well
+// and do something else with them: which of the two decides would hang on their order alone.
+func (d *decoder) checkTie(r *Route, shape string, path strictyaml.Value) {
+	if r.Host == "" || len(r.Methods) == 0 {
+		return
+	}
+	key := tieKey{origin{r.Scheme, r.Host, r.Port}, shape}
+	for _, c := range d.ties[key] {
+		same := c.route.Credential == r.Credential && c.route.WebSocket == r.WebSocket
+		if same && slices.Equal(c.route.Methods, r.Methods) {
+			return // c stands for r in all comparisons to come
+		}
+		if same || !methodsTie(c.route.Methods, r.Methods) {
+			continue
+		}
+		what := "another credential"
+		if c.route.Credential == r.Credential {
+			what = "another websocket"
+		}
+		path.Wrong(fmt.Sprintf("matches the same requests as the path at %s, of route %s with %s", c.path.Where(), c.route.Name, what),
+			"give both routes the same credential and websocket, or make the paths or the methods of one narrower")
+		return
+	}
+	d.ties[key] = append(d.ties[key], claim{r, path})
+}
+
+// methodsTie reports whether two sets overlap and neither is the more specific one.
+func methodsTie(a, b []string) bool {
+	common := 0
+	for _, m := range a {
+		if slices.Contains(b, m) {
+			common++
+		}
+	}
+	return common > 0 && (len(a) == len(b) || common < min(len(a), len(b)))
+}

@@ -1,0 +1,203 @@
+// Package policy decides whether an agent's request may leave the pod and which credential
+// it leaves with.
+//
+// A [Policy] is made once, by [Parse], and never changes; to reload, make another and swap
+// it. Its methods do no I/O and are safe for concurrent use.
+//
+// # Targets
+//
+// Only a [Target] can be decided on, and only [ParseTarget] and [ParseURL] make one. Their
+// grammar is narrower than RFC 3986: whatever two servers might read differently (dot
+// segments, empty segments, needless or double encoding, path parameters, numeric hosts) is
+// refused, not repaired, so the bytes that are matched can be the bytes that are sent.
+//
+// # Matching
+//
+// A request is denied unless a route names its scheme, host, port, path and method. Where
+// several do, the most specific one decides:
+//
+//  1. an exact host before a wildcard host;
+//  2. then the paths, segment by segment from the left: an exact segment before * or {x},
+//     these before **; after a ** at the same place, the longer rest, then its segments from
+//     the left;
+//  3. then the smaller set of methods;
+//  4. then the earlier in the file.
+//
+// A route that does not match wholly never hides one that does: a more specific path for
+// another method changes nothing. WebSocket is not matched but granted: if the route that
+// decides does not grant it, an upgrade is denied.
+package policy
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sidekey/sidekey/internal/strictyaml"
+)
+
+// A Mistake is one thing wrong in a policy file.
+type Mistake = strictyaml.Mistake
+
+// Mistakes are all things wrong in a policy file, in the order of their places.
+type Mistakes = strictyaml.Mistakes
+
+// Mode says what becomes of a denied request. The zero Mode is none: treat it as [Enforce].
+type Mode int
+
+const (
+	// Enforce refuses what the policy denies.
+	Enforce Mode = iota + 1
+
+	// Report records what the policy denies, and lets it through.
+	Report
+)
+
+// String returns "enforce" or "report", and "invalid" for any other value.
+func (m Mode) String() string {
+	switch m {
+	case Enforce:
+		return "enforce"
+	case Report:
+		return "report"
+	}
+	return "invalid"
+}
+
+// A Policy says what one role may do. The zero Policy denies everything.
+type Policy struct {
+	role        string
+	description string
+	mode        Mode
+	sha256      string
+	credentials []Credential
+	routes      []*Route
+	tests       []test
+	index       index
+}
+
+// Role returns the name of the role that the policy is for.
+func (p *Policy) Role() string { return p.role }
+
+// Description returns the policy's description, which may be empty.
+func (p *Policy) Description() string { return p.description }
+
+// Mode returns [Enforce] or [Report].
+func (p *Policy) Mode() Mode { return p.mode }
+
+// SHA256 returns the SHA-256 of the file that the policy was parsed from, in lower-case hex.
+func (p *Policy) SHA256() string { return p.sha256 }
+
+// Credentials returns the credentials in file order. The caller may change the slice but not
+// what its pointers point to.
+func (p *Policy) Credentials() []Credential { return slices.Clone(p.credentials) }
+
+// Routes returns the routes in file order. The caller may change the slice but not the routes.
+func (p *Policy) Routes() []*Route { return slices.Clone(p.routes) }
+
+// A Credential is a named thing that routes carry: where its values come from and how one is
+// put on a request.
+type Credential struct {
+	Name   string
+	From   From
+	Inject Inject
+	Where  string // place in the file, "file:line:column"
+}
+
+// From says where a credential's values come from. Exactly one field is set.
+type From struct {
+	Vault *VaultFrom
+	File  *FileFrom
+	Exec  *ExecFrom
+	Env   *EnvFrom
+}
+
+// VaultFrom is one field of what Vault answers to a read.
+type VaultFrom struct {
+	// Path is the API path without "/v1/", such as "secret/data/agents/x".
+	Path string
+
+	// Field names the field that holds the value; it is never empty.
+	Field string
+
+	// UserField names the field that holds the user name; empty if there is none.
+	UserField string
+
+	// MaxAge is after how long the value is read again at the latest; 0 if the file does not say.
+	MaxAge time.Duration
+}
+
+// FileFrom is the content of a file.
+type FileFrom struct {
+	Path   string
+	MaxAge time.Duration // after how long the file is read again; 5 minutes if the file does not say
+}
+
+// ExecFrom is what a command prints.
+type ExecFrom struct {
+	Command []string      // the program and its arguments; no shell
+	MaxAge  time.Duration // after how long it is run again; 5 minutes if the file does not say
+	Timeout time.Duration // how long it may run; 10 seconds if the file does not say
+}
+
+// EnvFrom is an environment variable of the proxy's own process.
+type EnvFrom struct{ Name string }
+
+// Inject says how a credential is put on a request. Exactly one field is set.
+type Inject struct {
+	Bearer *BearerInject
+	Basic  *BasicInject
+	Header *HeaderInject
+	Query  *QueryInject
+}
+
+// BearerInject is "Authorization: Bearer <value>" (RFC 6750 section 2.1).
+type BearerInject struct{}
+
+// BasicInject is "Authorization: Basic ..." (RFC 7617) with the value as the password.
+type BasicInject struct {
+	User string // empty: the user name that the source gives with the value
+}
+
+// HeaderInject is "<Name>: <Prefix><value>".
+type HeaderInject struct{ Name, Prefix string }
+
+// QueryInject is "<Name>=<value>" in the query.
+type QueryInject struct{ Name string }
+
+// A Route is one entry of a policy: what may be asked of one host, and the credential that
+// goes with it.
+type Route struct {
+	// Name is unique in the policy.
+	Name string
+
+	// Scheme is "https" or "http".
+	Scheme string
+
+	// Host is a host in the form of [Authority], or "*." and a DNS name for every name with
+	// exactly one more label.
+	Host string
+
+	// Port is never 0.
+	Port uint16
+
+	// Methods are sorted and at least one.
+	Methods []string
+
+	// Paths are the patterns as the file has them, at least one.
+	Paths []string
+
+	// Credential is the name of one of the policy's credentials; empty for none.
+	Credential string
+
+	// Reason is the file's own words on why the route exists; it may be empty.
+	Reason string
+
+	// WebSocket says that a request of this route may become a WebSocket.
+	WebSocket bool
+
+	// Where is the route's place in the file, "file:line:column".
+	Where string
+
+	order    int // index in the file
+	patterns []pattern
+}

@@ -108,7 +108,7 @@ func runCommand(cmd *cobra.Command, p process, o runOptions, args []string) erro
 	case <-time.After(o.wait):
 		stop()
 		<-done
-		return failed(fmt.Errorf("Vault at %s did not answer within %v", cfg.Vault.Address, o.wait))
+		return failed(fmt.Errorf("no login to Vault at %s within %v (--vault-wait)", cfg.Vault.Address, o.wait))
 	case <-cmd.Context().Done():
 		stop()
 		<-done

@@ -283,22 +283,27 @@ func addressesOf(pol *policy.Policy) []netip.Addr {
 // identify fills in who the session is for. What comes from here is asserted by whoever wrote
 // the config or the pod template; nothing vouches for it yet.
 func (s *setup) identify(env environment) {
-	id := s.cfg.Session.ID
-	if id == "" {
-		id = env.get("POD_UID")
+	s.session = audit.Session{
+		ID: sessionID(s.cfg.Session.ID, env.get("POD_UID")), Role: s.cfg.Role,
+		RequestedBy: s.cfg.Session.RequestedBy, Attribution: "asserted",
 	}
-	if id == "" {
-		if v7, err := uuid.NewV7(); err == nil {
-			id = v7.String()
-		} else {
-			id = uuid.NewString()
-		}
-	}
-	s.session = audit.Session{ID: id, Role: s.cfg.Role, RequestedBy: s.cfg.Session.RequestedBy, Attribution: "asserted"}
 	s.pod = audit.Pod{
 		Namespace: env.get("POD_NAMESPACE"), Name: env.get("POD_NAME"), UID: env.get("POD_UID"),
 		Node: env.get("NODE_NAME"), ServiceAccount: env.get("SERVICE_ACCOUNT"),
 	}
+}
+
+// sessionID returns the configured id, else one that begins with the pod's UID, else a UUIDv7. A
+// pod's UID alone would not do: a container that is restarted begins another session, with a
+// chain of its own, in the same pod.
+func sessionID(configured, podUID string) string {
+	if configured != "" {
+		return configured
+	}
+	if podUID != "" {
+		return podUID + "." + uuid.NewString()[:8]
+	}
+	return uuid.Must(uuid.NewV7()).String()
 }
 
 // environment is the process's environment as it was given to it.

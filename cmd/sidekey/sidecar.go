@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 
@@ -47,6 +46,9 @@ type sidecar struct {
 // newSidecar makes a sidecar from what [prepare] checked, opens its listeners and writes the CA's
 // files.
 func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
+	if err := harden(); err != nil {
+		return nil, failed(err)
+	}
 	sc := &sidecar{cfg: s.cfg, log: log, ca: s.ca, vault: s.vault, ready: make(chan struct{})}
 	sc.metrics = newMetrics(s.cfg.Role, func() bool { return s.vault == nil || s.vault.Ready() })
 	auditLog, err := audit.New(audit.Config{Sink: s.sink, Sync: s.cfg.Audit.Sync, Session: s.session, Pod: s.pod})
@@ -221,12 +223,4 @@ func (o *ownAddresses) has(port uint16) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.ports[port]
-}
-
-// idle closes what a sidecar that never ran holds.
-func (sc *sidecar) idle() {
-	sc.closeListeners()
-	sc.endCredentials()
-	sc.trail.Close()
-	http.DefaultClient.CloseIdleConnections()
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -190,7 +191,11 @@ func parsePrefix(s string, wrong wrongFunc) netip.Prefix {
 func checkHost(s string, wrong wrongFunc) {
 	a, err := policy.ParseAuthority(s + ":443")
 	if err != nil {
-		wrong(err.Error(), "write a host's full name, without a port")
+		msg := err.Error()
+		if te, ok := errors.AsType[*policy.TargetError](err); ok {
+			msg = strictyaml.Quote(s) + " " + te.Msg // the error itself quotes our port too
+		}
+		wrong(msg, "write a host's full name, without a port")
 		return
 	}
 	if _, err := netip.ParseAddr(a.Host); err == nil {

@@ -243,8 +243,12 @@ func TestWrongLayer(t *testing.T) {
 		{"", "SIDEKEY_CA_STATE=", "", []string{"env SIDEKEY_CA_STATE: not supported yet in this version"}},
 		{"", "SIDEKEY_SERVICE_PORT_OPS=3129", "", []string{"env SIDEKEY_SERVICE_PORT_OPS: unknown variable ... enableServiceLinks: false"}},
 		{"", "SIDEKEY_X_PORT_3129_TCP_ADDR=10.0.0.1", "", []string{"env SIDEKEY_X_PORT_3129_TCP_ADDR: unknown variable ... enableServiceLinks: false"}},
+		{vault, "SIDEKEY_VAULT_ADDRESS=https://vault.example.com:0", "", []string{"env SIDEKEY_VAULT_ADDRESS: vault.address: port "}},
+		{vault, "", "--vault-address=https://vault.example.com/", []string{"flag --vault-address: vault.address: ... write https://vault.example.com"}},
+		{vault, "", "--vault-address=http://localhost.example.com", []string{"flag --vault-address: vault.address: http would send the token in clear"}},
+		{vault, "", "--vault-address=http://localhost:8200", nil},
 		// A mistake that a later layer hides is still one.
-		{"listen: x", "SIDEKEY_LISTEN=y", "--listen=127.0.0.1:1", []string{`FILE:4:9: listen: "x"`, `env SIDEKEY_LISTEN: listen: "y"`}},
+		{"listen: x", "SIDEKEY_LISTEN=y", "--listen=127.0.0.1:1", []string{`$FILE:4:9: listen: "x"`, `env SIDEKEY_LISTEN: listen: "y"`}},
 		// The layer that brings Vault in is where the rest is asked for.
 		{"", "SIDEKEY_VAULT_NAMESPACE=n", "", []string{
 			"env SIDEKEY_VAULT_NAMESPACE: vault.namespace: the key vault.address is missing",
@@ -256,8 +260,9 @@ func TestWrongLayer(t *testing.T) {
 			"env SIDEKEY_VAULT_AUTH_METHOD: vault.auth.method: the method approle needs vault.auth.secret_id_file",
 		}},
 		{vault, "SIDEKEY_VAULT_AUTH_SECRET_ID_FILE=s", "", []string{"env SIDEKEY_VAULT_AUTH_SECRET_ID_FILE: vault.auth.secret_id_file: the method kubernetes has no use for it"}},
-		{vault, "", "--vault-auth-role=", []string{"FILE:4:"}},
-		// The file's role and mount are below the variable's method.
+		{vault, "", "--vault-auth-role=", []string{"$FILE:4:"}},
+		{vault, "SIDEKEY_VAULT_AUTH_METHOD=token", "--vault-auth-role=r", []string{"flag --vault-auth-role: vault.auth.role: the method token has no use for it"}},
+		// The file's role is below the variable's method.
 		{vault, "SIDEKEY_VAULT_AUTH_METHOD=token", "", nil},
 	} {
 		path := write(t, minimal+tt.file)
@@ -272,7 +277,7 @@ func TestWrongLayer(t *testing.T) {
 		_, err := config.Load(path, env, flagsOf(t, args...))
 		got := mistakes(t, err)
 		same := slices.EqualFunc(got, tt.want, func(m policy.Mistake, want string) bool {
-			begin, rest, _ := strings.Cut(strings.Replace(want, "FILE", path, 1), " ... ")
+			begin, rest, _ := strings.Cut(strings.Replace(want, "$FILE", path, 1), " ... ")
 			return strings.HasPrefix(m.String(), begin) && strings.Contains(m.String(), rest)
 		})
 		if !same {
@@ -287,14 +292,14 @@ func TestWrongLayer(t *testing.T) {
 // The order of a report does not depend on that of the environment.
 func TestOrder(t *testing.T) {
 	env := []string{"SIDEKEY_X=1", "SIDEKEY_LOG_LEVEL=x", "SIDEKEY_A=1", "SIDEKEY_LISTEN=x"}
-	want := []string{"FILE:1:1", "FILE:1:1", "FILE:1:5", "env SIDEKEY_A", "env SIDEKEY_LISTEN", "env SIDEKEY_LOG_LEVEL", "env SIDEKEY_X", "flag --drain-grace", "flag --listen"}
+	want := []string{"$FILE:1:1", "$FILE:1:1", "$FILE:1:5", "env SIDEKEY_A", "env SIDEKEY_LISTEN", "env SIDEKEY_LOG_LEVEL", "env SIDEKEY_X", "flag --drain-grace", "flag --listen"}
 	path := write(t, "ca: {}\n")
 	flags := flagsOf(t, "--listen=x", "--drain-grace=x")
 	for range 2 {
 		_, err := config.Load(path, env, flags)
 		var got []string
 		for _, m := range mistakes(t, err) {
-			got = append(got, strings.Replace(m.Where, path, "FILE", 1))
+			got = append(got, strings.Replace(m.Where, path, "$FILE", 1))
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/sidekey/sidekey/policy"
 )
 
 // hopByHop are the fields that end at this hop (RFC 9110 section 7.6.1), in either direction, in
@@ -85,7 +87,7 @@ func (ex *exchange) outbound(ctx context.Context) (*http.Request, *refusal) {
 	in := ex.r
 	out := (&http.Request{
 		Method: in.Method,
-		URL:    outboundURL(ex),
+		URL:    outboundURL(ex.target),
 		Header: make(http.Header, len(in.Header)+1),
 	}).WithContext(ctx)
 	out.Host = out.URL.Host
@@ -113,13 +115,17 @@ func (ex *exchange) outbound(ctx context.Context) (*http.Request, *refusal) {
 	return out, nil
 }
 
-func outboundURL(ex *exchange) *url.URL {
-	t := ex.target
+// hostField is the authority of t as a Host field has it: without the scheme's default port.
+func hostField(t policy.Target) string {
 	host := t.Authority.String()
 	if t.Scheme == "https" && t.Port == 443 || t.Scheme == "http" && t.Port == 80 {
 		host = host[:strings.LastIndexByte(host, ':')]
 	}
-	u := &url.URL{Scheme: t.Scheme, Host: host, Path: t.Path, RawQuery: t.Query, ForceQuery: t.HasQuery && t.Query == ""}
+	return host
+}
+
+func outboundURL(t policy.Target) *url.URL {
+	u := &url.URL{Scheme: t.Scheme, Host: hostField(t), Path: t.Path, RawQuery: t.Query, ForceQuery: t.HasQuery && t.Query == ""}
 	if strings.Contains(t.Path, "%") {
 		if path, err := url.PathUnescape(t.Path); err == nil {
 			u.Path, u.RawPath = path, t.Path

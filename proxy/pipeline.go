@@ -172,7 +172,7 @@ func (ex *exchange) decide() *refusal {
 		ex.rec.WouldDeny = string(d.Reason)
 		return nil
 	}
-	f := ex.denied(d.Reason, "role "+pol.Role()+" may not "+ex.r.Method+" "+ex.target.Scheme+"://"+ex.target.Authority.String()+ex.target.Path)
+	f := ex.denied(d.Reason, "role "+pol.Role()+" may not "+ex.r.Method+" "+ex.target.Scheme+"://"+hostField(ex.target)+ex.target.Path)
 	f.allowed = pol.AllowedOn(ex.target.Authority)
 	return f
 }

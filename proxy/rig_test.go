@@ -37,16 +37,17 @@ const canary = "canary-2f9a1c77e0"
 
 // A rig is a proxy with a real TLS upstream on one side and a client on the other.
 type rig struct {
-	t        *testing.T
-	url      *url.URL // the proxy
-	addr     string   // host:port of the proxy
-	upstream *httptest.Server
-	port     string // of the upstream
-	roots    *x509.CertPool
-	trail    *memoryTrail
-	cache    *credential.Cache
-	stop     context.CancelFunc // begins the drain
-	stopped  chan error
+	t             testing.TB
+	url           *url.URL // the proxy
+	addr          string   // host:port of the proxy
+	upstream      *httptest.Server
+	port          string // of the upstream
+	roots         *x509.CertPool
+	upstreamRoots *x509.CertPool
+	trail         *memoryTrail
+	cache         *credential.Cache
+	stop          context.CancelFunc // begins the drain
+	stopped       chan error
 
 	mu   sync.Mutex
 	seen []seen // what the upstream got
@@ -142,7 +143,7 @@ routes:
   - {name: open, host: "open.test:PORT", access: read-write, paths: [/**]}
 `
 
-func newRig(t *testing.T, policyText string, upstream http.HandlerFunc, opts ...option) *rig {
+func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...option) *rig {
 	t.Helper()
 	r := &rig{t: t, trail: &memoryTrail{}, stopped: make(chan error, 1)}
 	upstreamCA := must(mitmca.New(mitmca.Config{}))(t)
@@ -161,6 +162,7 @@ func newRig(t *testing.T, policyText string, upstream http.HandlerFunc, opts ...
 	_, r.port, _ = net.SplitHostPort(r.upstream.Listener.Addr().String())
 
 	upstreamRoots := x509.NewCertPool()
+	r.upstreamRoots = upstreamRoots
 	upstreamRoots.AppendCertsFromPEM(upstreamCA.CertificatePEM())
 	loopback := netip.MustParseAddr("127.0.0.1")
 	o := &rigOptions{
@@ -220,8 +222,8 @@ func newRig(t *testing.T, policyText string, upstream http.HandlerFunc, opts ...
 	return r
 }
 
-func must[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -255,6 +257,18 @@ func (r *rig) client(h2 bool) *http.Client {
 	}
 	r.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// direct returns a client that goes to the upstream itself.
+func (r *rig) direct(h2 bool) *http.Client {
+	c := r.client(h2)
+	tr := c.Transport.(*http.Transport)
+	tr.Proxy = nil
+	tr.TLSClientConfig.RootCAs = r.upstreamRoots
+	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, r.upstream.Listener.Addr().String())
+	}
+	return c
 }
 
 // at returns the URL of path on host, at the upstream's port.
@@ -297,7 +311,7 @@ func (r *rig) raw(bytes string) string {
 	return exchangeRaw(r.t, conn, bytes)
 }
 
-func exchangeRaw(t *testing.T, conn net.Conn, request string) string {
+func exchangeRaw(t testing.TB, conn net.Conn, request string) string {
 	t.Helper()
 	conn.SetDeadline(time.Now().Add(2 * time.Second))
 	if _, err := io.WriteString(conn, request); err != nil {

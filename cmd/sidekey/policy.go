@@ -121,9 +121,18 @@ func newPolicyTest() *cobra.Command {
 	return cmd
 }
 
+// A testResult is the result of one test as JSON.
+type testResult struct {
+	Where   string `json:"where"`
+	Request string `json:"request"`
+	Want    string `json:"want"`
+	Got     string `json:"got"`
+	OK      bool   `json:"ok"`
+}
+
 func testPolicies(stdout io.Writer, files []string, asJSON, verbose bool) error {
-	results := []policy.TestResult{}
-	failures := 0
+	var results []policy.TestResult
+	tested, failures := []testResult{}, 0
 	for _, file := range files {
 		pol, err := readPolicy(file)
 		if err != nil {
@@ -132,6 +141,7 @@ func testPolicies(stdout io.Writer, files []string, asJSON, verbose bool) error 
 		results = append(results, pol.RunTests()...)
 	}
 	for _, t := range results {
+		tested = append(tested, testResult{t.Where, t.Request, t.Want, t.Got, t.OK})
 		if !t.OK {
 			failures++
 		}
@@ -146,7 +156,7 @@ func testPolicies(stdout io.Writer, files []string, asJSON, verbose bool) error 
 	if asJSON {
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(results); err != nil {
+		if err := enc.Encode(tested); err != nil {
 			return failed(err)
 		}
 	} else {

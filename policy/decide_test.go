@@ -276,21 +276,6 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// An agent must not be able to make decisions slow by the length of its path.
-func TestDecideLongPath(t *testing.T) {
-	p := mustParse(t, decideYAML)
-	path := strings.Repeat("/a", 4000)
-	r := request(t, "GET https://api.test"+path)
-	perRun := testing.Benchmark(func(b *testing.B) {
-		for b.Loop() {
-			p.Decide(r)
-		}
-	}).NsPerOp()
-	if perRun > 5_000_000 {
-		t.Errorf("a decision on %d segments took %d ns", 4000, perRun)
-	}
-}
-
 // manyRoutes makes n routes, up to 1000 on one host.
 func manyRoutes(n int) *policy.Policy {
 	routes := make([]*policy.Route, n)
@@ -316,5 +301,14 @@ func BenchmarkDecide(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkDecideLongPath is what an agent can make of a decision by the length of its path.
+func BenchmarkDecideLongPath(b *testing.B) {
+	p := mustParse(b, decideYAML)
+	r := request(b, "GET https://api.test"+strings.Repeat("/a", 4000))
+	for b.Loop() {
+		p.Decide(r)
 	}
 }

@@ -71,6 +71,7 @@ type finding struct {
 // concurrent use.
 type Document struct {
 	file     string
+	lines    int
 	findings []finding
 }
 
@@ -101,5 +102,9 @@ func (d *Document) add(at position, path, msg, hint string) {
 }
 
 func (d *Document) where(at position) string {
+	if at.line > d.lines {
+		// The parser puts a value that is left out at the end of a file on the line after it.
+		at = position{d.lines, 1}
+	}
 	return fmt.Sprintf("%s:%d:%d", d.file, at.line, at.column)
 }

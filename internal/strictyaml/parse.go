@@ -38,7 +38,7 @@ const maxDepth = 32
 // is used in positions only. The root is absent if src could not be read at all; then
 // [Document.Err] says why.
 func Parse(filename string, src []byte) (*Document, Value) {
-	d := &Document{file: filename}
+	d := &Document{file: filename, lines: bytes.Count(src, []byte("\n")) + 1}
 	if len(src) > MaxSize {
 		d.add(position{1, 1}, "", fmt.Sprintf("the file is larger than %d bytes", MaxSize), "")
 		return d, Value{}

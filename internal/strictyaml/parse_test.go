@@ -58,6 +58,7 @@ func TestParse(t *testing.T) {
 		{"list as key", "[a]: b\n", "f:1:1: a key must be text, not a list"},
 		{"in a list", "a:\n  - {b: 1}\n  - {b: 1, b: 2}\n", "f:3:12: a[1].b: the key stands on line 3 already"},
 		{"odd key in a path", "a.b: {\"c\\n\": &x 1}\n", `f:1:14: ["a.b"]["c\n"]: anchor &x: anchors are not allowed`},
+		{"second document left out at the end", "a: 1\n---", "f:2:1: a second document begins here"},
 		{"deep", "a: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), "f:1:36: a" + strings.Repeat("[0]", 32) + ": nested more than 32 levels deep"},
 
 		{"outdented key", "a:\n  - b: 1\n   c: 2\n", "f:3:4: not YAML: did not find expected '-' indicator"},

@@ -1,0 +1,271 @@
+package policy_test
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/sidekey/sidekey/policy"
+)
+
+// A candidate is one path of one route, as the oracle knows it: from the file's text alone.
+type candidate struct {
+	route    *policy.Route
+	index    int
+	segments []string
+	path     *regexp.Regexp
+}
+
+func candidates(routes []*policy.Route) []candidate {
+	var cs []candidate
+	for i, r := range routes {
+		for _, path := range r.Paths {
+			c := candidate{route: r, index: i, segments: strings.Split(path[1:], "/")}
+			expr := "^"
+			for j, s := range c.segments {
+				switch {
+				case s == "**":
+					expr += "(?:/[^/]*)*"
+				case s == "*" || strings.HasPrefix(s, "{"):
+					c.segments[j] = "*"
+					expr += "/[^/]+"
+				default:
+					expr += "/" + regexp.QuoteMeta(s)
+				}
+			}
+			c.path = regexp.MustCompile(expr + "$")
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+func (c candidate) wildcard() bool { return strings.HasPrefix(c.route.Host, "*.") }
+
+func (c candidate) coversHost(host string) bool {
+	if !c.wildcard() {
+		return c.route.Host == host
+	}
+	label, found := strings.CutSuffix(host, c.route.Host[1:])
+	return found && label != "" && !strings.Contains(label, ".")
+}
+
+// comparePaths is negative if the path a is more specific than b; both match one request.
+func comparePaths(a, b []string) int {
+	rank := func(segments []string, i int) int {
+		switch {
+		case i == len(segments):
+			return 2
+		case segments[i] == "**":
+			return 3
+		case segments[i] == "*":
+			return 1
+		}
+		return 0
+	}
+	deep := false
+	for i := 0; i < len(a) || i < len(b); i++ {
+		if ra, rb := rank(a, i), rank(b, i); ra != rb {
+			return ra - rb
+		}
+		if !deep && a[i] == "**" {
+			deep = true
+			if len(a) != len(b) {
+				return len(b) - len(a)
+			}
+		}
+	}
+	return 0
+}
+
+// oracle decides by looking at every candidate and comparing each with the best so far.
+func oracle(cs []candidate, r policy.Request) policy.Decision {
+	var best *candidate
+	var host, scheme, origin, path bool
+	for i := range cs {
+		c := &cs[i]
+		if !c.coversHost(r.Target.Host) {
+			continue
+		}
+		host = true
+		scheme = scheme || c.route.Scheme == r.Target.Scheme
+		if c.route.Scheme != r.Target.Scheme || c.route.Port != r.Target.Port {
+			continue
+		}
+		origin = true
+		if !c.path.MatchString(r.Target.Path) {
+			continue
+		}
+		path = true
+		if slices.Contains(c.route.Methods, r.Method) && (best == nil || c.beats(best)) {
+			best = c
+		}
+	}
+	switch {
+	case best != nil && r.WebSocket && !best.route.WebSocket:
+		return policy.Decision{Reason: policy.WebSocketNotAllowed}
+	case best != nil:
+		return policy.Decision{Allow: true, Reason: policy.Allowed, Route: best.route}
+	case path:
+		return policy.Decision{Reason: policy.MethodNotAllowed}
+	case origin:
+		return policy.Decision{Reason: policy.PathNotAllowed}
+	case scheme:
+		return policy.Decision{Reason: policy.PortNotAllowed}
+	case host:
+		return policy.Decision{Reason: policy.SchemeNotAllowed}
+	}
+	return policy.Decision{Reason: policy.HostNotAllowed}
+}
+
+func (c *candidate) beats(d *candidate) bool {
+	if c.wildcard() != d.wildcard() {
+		return d.wildcard()
+	}
+	if n := comparePaths(c.segments, d.segments); n != 0 {
+		return n < 0
+	}
+	if len(c.route.Methods) != len(d.route.Methods) {
+		return len(c.route.Methods) < len(d.route.Methods)
+	}
+	return c.index < d.index
+}
+
+// tied reports whether any two routes could match one request equally well and do different
+// things with it.
+func tied(routes []*policy.Route) bool {
+	cs := candidates(routes)
+	for i, c := range cs {
+		for _, d := range cs[i+1:] {
+			sameOrigin := c.route.Scheme == d.route.Scheme && c.route.Host == d.route.Host && c.route.Port == d.route.Port
+			if c.index == d.index || !sameOrigin || !slices.Equal(c.segments, d.segments) || c.route.WebSocket == d.route.WebSocket {
+				continue
+			}
+			inC := func(m string) bool { return slices.Contains(c.route.Methods, m) }
+			inD := func(m string) bool { return slices.Contains(d.route.Methods, m) }
+			all := func(ms []string, in func(string) bool) bool {
+				return !slices.ContainsFunc(ms, func(m string) bool { return !in(m) })
+			}
+			cInD, dInC := all(c.route.Methods, inD), all(d.route.Methods, inC)
+			if slices.ContainsFunc(c.route.Methods, inD) && cInD == dInC {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func drawRoute(t *rapid.T, i int) *policy.Route {
+	path := rapid.Custom(func(t *rapid.T) string {
+		segments := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "*", "*", "{x}"}), 0, 4).Draw(t, "segments")
+		for j := range segments {
+			if segments[j] == "{x}" {
+				segments[j] = fmt.Sprintf("{x%d}", j)
+			}
+		}
+		if rapid.Bool().Draw(t, "deep") {
+			segments = slices.Insert(segments, rapid.IntRange(0, len(segments)).Draw(t, "at"), "**")
+		}
+		if len(segments) == 0 || rapid.IntRange(0, 4).Draw(t, "slash") == 0 {
+			segments = append(segments, "")
+		}
+		return "/" + strings.Join(segments, "/")
+	})
+	r := &policy.Route{
+		Name:      fmt.Sprint("r", i),
+		Scheme:    rapid.SampledFrom([]string{"https", "https", "https", "http"}).Draw(t, "scheme"),
+		Host:      rapid.SampledFrom([]string{"a.example.com", "*.example.com", "b.example.com"}).Draw(t, "host"),
+		Port:      rapid.SampledFrom([]uint16{443, 443, 443, 8443}).Draw(t, "port"),
+		Methods:   rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"GET", "POST", "PUT"}), 1, 3, rapid.ID).Draw(t, "methods"),
+		WebSocket: rapid.IntRange(0, 9).Draw(t, "websocket") == 0,
+	}
+	shape := func(path string) string { return regexp.MustCompile(`{\w+}`).ReplaceAllString(path, "*") }
+	r.Paths = rapid.SliceOfNDistinct(path, 1, 3, shape).Draw(t, "paths")
+	if r.WebSocket && !slices.Contains(r.Methods, "GET") {
+		r.Methods = append(r.Methods, "GET")
+	}
+	return r
+}
+
+func file(routes []*policy.Route) string {
+	var b strings.Builder
+	b.WriteString("version: 1\nrole: random\nroutes:\n")
+	for _, r := range routes {
+		fmt.Fprintf(&b, "- {name: %s, host: '%s://%s:%d', methods: [%s], paths: ['%s'], websocket: %v}\n",
+			r.Name, r.Scheme, r.Host, r.Port, strings.Join(r.Methods, ", "), strings.Join(r.Paths, "', '"), r.WebSocket)
+	}
+	return b.String()
+}
+
+func drawRequest(t *rapid.T) policy.Request {
+	segments := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 0, 6).Draw(t, "path")
+	if len(segments) == 0 || rapid.IntRange(0, 4).Draw(t, "slash") == 0 {
+		segments = append(segments, "")
+	}
+	return policy.Request{
+		Method: rapid.SampledFrom([]string{"GET", "POST", "PUT", "DELETE", ""}).Draw(t, "method"),
+		Target: policy.Target{
+			Scheme: rapid.SampledFrom([]string{"https", "https", "https", "http"}).Draw(t, "scheme"),
+			Authority: policy.Authority{
+				Host: rapid.SampledFrom([]string{"a.example.com", "b.example.com", "c.example.com", "example.com", "a.a.example.com"}).Draw(t, "host"),
+				Port: rapid.SampledFrom([]uint16{443, 443, 443, 8443, 22}).Draw(t, "port"),
+			},
+			Path: "/" + strings.Join(segments, "/"),
+		},
+		WebSocket: rapid.IntRange(0, 9).Draw(t, "websocket") == 0,
+	}
+}
+
+// TestDecideAgreesWithOracle: the index decides what a naive scan decides, Explain decides
+// what Decide does and gives a reason for each miss, and Parse refuses exactly the ties.
+func TestDecideAgreesWithOracle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var routes []*policy.Route
+		for i := range rapid.IntRange(1, 12).Draw(t, "routes") {
+			routes = append(routes, drawRoute(t, i))
+		}
+		p, err := policy.Parse("p", []byte(file(routes)))
+		if (err != nil) != tied(routes) {
+			t.Fatalf("tied: %v; Parse: %v\n%s", tied(routes), err, file(routes))
+		}
+		if err != nil {
+			var ms policy.Mistakes
+			if !errors.As(err, &ms) || slices.ContainsFunc(ms, func(m policy.Mistake) bool { return !strings.HasPrefix(m.Msg, "matches the same requests") }) {
+				t.Fatalf("a mistake that is no tie: %v\n%s", err, file(routes))
+			}
+			return
+		}
+		cs := candidates(p.Routes())
+		for range 40 {
+			r := drawRequest(t)
+			got, want := p.Decide(r), oracle(cs, r)
+			if got != want {
+				t.Fatalf("%s %s: got %+v, want %+v\n%s", r.Method, r.Target, got, want, file(routes))
+			}
+			checkExplanation(t, p, r, got)
+		}
+	})
+}
+
+func checkExplanation(t *rapid.T, p *policy.Policy, r policy.Request, want policy.Decision) {
+	e := p.Explain(r)
+	if e.Decision != want {
+		t.Fatalf("%s %s: Explain decides %+v, Decide %+v", r.Method, r.Target, e.Decision, want)
+	}
+	if e.Allow && len(e.Misses) > 0 || len(e.Misses) > 5 {
+		t.Fatalf("%s %s: allowed %v with %d misses", r.Method, r.Target, e.Allow, len(e.Misses))
+	}
+	if !e.Allow && e.Reason != policy.HostNotAllowed && len(e.Misses) == 0 {
+		t.Fatalf("%s %s: denied for %s without a miss", r.Method, r.Target, e.Reason)
+	}
+	for _, m := range e.Misses {
+		if m.Route == nil || len(m.Differs) == 0 {
+			t.Fatalf("%s %s: a miss without route or difference: %+v", r.Method, r.Target, m)
+		}
+	}
+}

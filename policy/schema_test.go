@@ -1,0 +1,187 @@
+package policy_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sidekey/sidekey/policy"
+)
+
+func compileSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(policy.Schema()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	if err := c.AddResource("policy.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("policy.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// instance turns YAML into what a JSON Schema is applied to.
+func instance(t *testing.T, src []byte) any {
+	t.Helper()
+	var v any
+	if err := yaml.Unmarshal(src, &v); err != nil {
+		t.Fatal(err)
+	}
+	j, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(j))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+func TestSchemaAcceptsWhatParses(t *testing.T) {
+	s := compileSchema(t)
+	valid := files(t, "testdata/*.good.yaml")
+	maps.Copy(valid, files(t, "../examples/policies/*.yaml"))
+	valid["decideYAML"], valid["explainYAML"] = []byte(decideYAML), []byte(explainYAML)
+	for name, src := range valid {
+		if _, err := policy.Parse(name, src); err != nil {
+			t.Error(err)
+		}
+		if err := s.Validate(instance(t, src)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSchemaRefuses(t *testing.T) {
+	s := compileSchema(t)
+	good := string(files(t, "testdata/full.good.yaml")["testdata/full.good.yaml"])
+	for _, tt := range []struct{ old, new string }{
+		{"role: full", "rolle: full"}, {"version: 1", "version: 2"}, {"mode: report", "mode: audit"},
+		{"field: password", "feild: password"}, {"max_age: 1h}", "max_age: 1d}"}, {"{name: TOKEN}", "{name: 1T}"},
+		{"host: api.example.com", "hots: api.example.com"}, {"host: api.example.com", "host: API.example.com"},
+		{"access: read-only", "access: readonly"}, {"access: read-only", "access: read-only\n    methods: [GET]"},
+		{"[GET, MKCOL, M-SEARCH]", "[TRACE]"}, {"[GET, MKCOL, M-SEARCH]", "[]"}, {"[GET, MKCOL, M-SEARCH]", "[get]"},
+		{`paths: ["/**"], credential: oidc`, `paths: [x], credential: oidc`}, {"expect: allow", "expect: maybe"},
+		{"port_not_allowed", "no_port"}, {"secret/data/x", "/secret/data/x"}, {"secret/data/x", "sys/x"},
+		{"env:\n    from: {env:", "env:\n    from: {file: {path: x}, env:"},
+	} {
+		changed := strings.Replace(good, tt.old, tt.new, 1)
+		if changed == good {
+			t.Errorf("%q is not in the file", tt.old)
+		}
+		if err := s.Validate(instance(t, []byte(changed))); err == nil {
+			t.Errorf("%q instead of %q is valid", tt.new, tt.old)
+		}
+		if _, err := policy.Parse("p", []byte(changed)); err == nil {
+			t.Errorf("%q instead of %q parses", tt.new, tt.old)
+		}
+	}
+}
+
+// TestSchemaKeys: every mapping of a policy has the same keys in the schema and in the
+// decoder, which tells its own when it meets one that it does not know.
+func TestSchemaKeys(t *testing.T) {
+	const source = `
+version: 1
+role: a
+credentials:
+  a: {from: {vault: {zzzzzzzz: 1}, file: {zzzzzzzz: 1}, exec: {zzzzzzzz: 1}, env: {zzzzzzzz: 1}, zzzzzzzz: 1}, inject: {zzzzzzzz: 1}, zzzzzzzz: 1}
+  v: {from: {vault: {zzzzzzzz: 1}}, inject: {bearer: {zzzzzzzz: 1}}}
+  f: {from: {file: {zzzzzzzz: 1}}, inject: {basic: {zzzzzzzz: 1}}}
+  x: {from: {exec: {zzzzzzzz: 1}}, inject: {header: {zzzzzzzz: 1}}}
+  e: {from: {env: {zzzzzzzz: 1}}, inject: {query: {zzzzzzzz: 1}}}
+routes: [{zzzzzzzz: 1}]
+tests: [{zzzzzzzz: 1}]
+zzzzzzzz: 1
+`
+	_, err := policy.Parse("p", []byte(source))
+	var ms policy.Mistakes
+	if !errors.As(err, &ms) {
+		t.Fatal(err)
+	}
+	place := strings.NewReplacer(
+		"credentials.a.", "", "credentials.v.", "", "credentials.f.", "", "credentials.x.", "", "credentials.e.", "",
+		"credentials.a", "credential", "routes[0]", "route", "tests[0]", "test",
+	)
+	decoder := map[string][]string{}
+	for _, m := range ms {
+		if path, ok := strings.CutSuffix("."+m.Path, ".zzzzzzzz"); ok {
+			keys, _ := strings.CutPrefix(m.Hint, "known keys: ")
+			if m.Hint == "write {}" {
+				keys = ""
+			}
+			decoder[place.Replace(strings.TrimPrefix(path, "."))] = sorted(strings.FieldsFunc(keys, func(r rune) bool { return r == ',' || r == ' ' }))
+		}
+	}
+	var root map[string]any
+	if err := json.Unmarshal(policy.Schema(), &root); err != nil {
+		t.Fatal(err)
+	}
+	schema := map[string][]string{}
+	collectKeys(root, "", schema)
+	for name, def := range root["$defs"].(map[string]any) {
+		collectKeys(def.(map[string]any), name, schema)
+	}
+	if diff := cmp.Diff(decoder, schema); diff != "" {
+		t.Errorf("keys (-decoder +schema)\n%s", diff)
+	}
+}
+
+// collectKeys finds the mappings of a schema, and wants a description on each key.
+func collectKeys(s map[string]any, path string, keys map[string][]string) {
+	properties, ok := s["properties"].(map[string]any)
+	if !ok || s["additionalProperties"] != false {
+		return
+	}
+	keys[path] = sorted(slices.Collect(maps.Keys(properties)))
+	for name, p := range properties {
+		collectKeys(p.(map[string]any), strings.TrimPrefix(path+"."+name, "."), keys)
+	}
+}
+
+func sorted(keys []string) []string {
+	slices.Sort(keys)
+	return slices.Clip(append([]string{}, keys...))
+}
+
+func TestSchemaDescribesEveryKey(t *testing.T) {
+	var root map[string]any
+	if err := json.Unmarshal(policy.Schema(), &root); err != nil {
+		t.Fatal(err)
+	}
+	defs := root["$defs"].(map[string]any)
+	var walk func(s map[string]any, path string)
+	walk = func(s map[string]any, path string) {
+		properties, _ := s["properties"].(map[string]any)
+		for name, p := range properties {
+			p := p.(map[string]any)
+			described := p["description"] != nil
+			if ref, ok := p["$ref"].(string); ok {
+				described = described || defs[strings.TrimPrefix(ref, "#/$defs/")].(map[string]any)["description"] != nil
+			}
+			if !described {
+				t.Errorf("%s.%s has no description", path, name)
+			}
+			walk(p, path+"."+name)
+		}
+	}
+	walk(root, "")
+	for name, def := range defs {
+		walk(def.(map[string]any), name)
+	}
+}

@@ -39,6 +39,7 @@ type Decision struct {
 	Allow  bool
 	Reason Reason // [Allowed] if Allow; empty in the zero Decision only
 	Route  *Route // the route that allows; nil if denied
+	Path   string // the pattern of the route that the path matches; empty if denied
 }
 
 // An origin is what a route names of a request before its path.
@@ -89,8 +90,8 @@ func newIndex(routes []*Route) index {
 			doors[host] = append(doors[host], door{r.Scheme, r.Port})
 		}
 		s.allowed = append(s.allowed, allowedBy(r)...)
-		for _, p := range r.patterns {
-			s.tree.add(p, r)
+		for i, p := range r.patterns {
+			s.tree.add(p, r.Paths[i], r)
 		}
 	}
 	for _, sites := range []map[origin]*site{x.sites, x.wildcards} {
@@ -122,17 +123,17 @@ func parentOf(host string) string {
 func (p *Policy) Decide(r Request) Decision {
 	exact, wildcard := p.index.lookup(r.Target.Scheme, r.Target.Authority)
 	q := probe{path: r.Target.Path, method: r.Method}
-	route := find(exact, wildcard, &q)
+	e := find(exact, wildcard, &q)
 	switch {
-	case route == nil:
+	case e == nil:
 		return Decision{Reason: p.denial(r, exact, wildcard)}
-	case r.WebSocket && !route.WebSocket:
+	case r.WebSocket && !e.route.WebSocket:
 		return Decision{Reason: WebSocketNotAllowed}
 	}
-	return Decision{Allow: true, Reason: Allowed, Route: route}
+	return Decision{Allow: true, Reason: Allowed, Route: e.route, Path: e.path}
 }
 
-func find(exact, wildcard *site, q *probe) *Route {
+func find(exact, wildcard *site, q *probe) *end {
 	if q.path == "" || q.path[0] != '/' {
 		return nil
 	}
@@ -140,8 +141,8 @@ func find(exact, wildcard *site, q *probe) *Route {
 		if s == nil {
 			continue
 		}
-		if route := s.tree.find(q, 1); route != nil {
-			return route
+		if e := s.tree.find(q, 1); e != nil {
+			return e
 		}
 	}
 	return nil

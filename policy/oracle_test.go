@@ -17,6 +17,7 @@ import (
 type candidate struct {
 	route    *policy.Route
 	index    int
+	text     string
 	segments []string
 	path     *regexp.Regexp
 }
@@ -25,7 +26,7 @@ func candidates(routes []*policy.Route) []candidate {
 	var cs []candidate
 	for i, r := range routes {
 		for _, path := range r.Paths {
-			c := candidate{route: r, index: i, segments: strings.Split(path[1:], "/")}
+			c := candidate{route: r, index: i, text: path, segments: strings.Split(path[1:], "/")}
 			expr := "^"
 			for j, s := range c.segments {
 				switch {
@@ -110,7 +111,7 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 	case best != nil && r.WebSocket && !best.route.WebSocket:
 		return policy.Decision{Reason: policy.WebSocketNotAllowed}
 	case best != nil:
-		return policy.Decision{Allow: true, Reason: policy.Allowed, Route: best.route}
+		return policy.Decision{Allow: true, Reason: policy.Allowed, Route: best.route, Path: best.text}
 	case path:
 		return policy.Decision{Reason: policy.MethodNotAllowed}
 	case origin:

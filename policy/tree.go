@@ -21,14 +21,16 @@ type rest struct {
 	tree     *node
 }
 
-// An end is the route that decides for one method among those with the same path shape.
+// An end is the route that decides for one method among those with the same path shape, and the
+// pattern of it that ends here, as the file has it.
 type end struct {
 	method string
 	route  *Route
+	path   string
 }
 
-// add puts r into the tree below n, under p.
-func (n *node) add(p pattern, r *Route) {
+// add puts r into the tree below n, under p, whose text is path.
+func (n *node) add(p pattern, path string, r *Route) {
 	for i, e := range p {
 		switch e.kind {
 		case exactSegment:
@@ -45,7 +47,7 @@ func (n *node) add(p pattern, r *Route) {
 			}
 			n = n.any
 		case anySegments:
-			n.after(len(p)-i-1).add(p[i+1:], r)
+			n.after(len(p)-i-1).add(p[i+1:], path, r)
 			return
 		}
 	}
@@ -53,9 +55,9 @@ func (n *node) add(p pattern, r *Route) {
 		i := slices.IndexFunc(n.ends, func(e end) bool { return e.method == m })
 		switch {
 		case i < 0:
-			n.ends = append(n.ends, end{m, r})
+			n.ends = append(n.ends, end{m, r, path})
 		case precedes(r, n.ends[i].route):
-			n.ends[i].route = r
+			n.ends[i] = end{m, r, path}
 		}
 	}
 }
@@ -87,12 +89,12 @@ type probe struct {
 	anyMethod bool
 }
 
-// find returns the first route below n for the segments of q.path that begin at i, or nil.
+// find returns the first end below n for the segments of q.path that begin at i, or nil.
 // Segments begin after each "/"; i is len(q.path)+1 when none is left.
-func (n *node) find(q *probe, i int) *Route {
+func (n *node) find(q *probe, i int) *end {
 	if i > len(q.path) {
-		if r := n.end(q); r != nil {
-			return r
+		if e := n.end(q); e != nil {
+			return e
 		}
 		return n.findDeep(q, i)
 	}
@@ -102,13 +104,13 @@ func (n *node) find(q *probe, i int) *Route {
 	}
 	segment := q.path[i : next-1]
 	if child := n.exact[segment]; child != nil {
-		if r := child.find(q, next); r != nil {
-			return r
+		if e := child.find(q, next); e != nil {
+			return e
 		}
 	}
 	if n.any != nil && segment != "" {
-		if r := n.any.find(q, next); r != nil {
-			return r
+		if e := n.any.find(q, next); e != nil {
+			return e
 		}
 	}
 	return n.findDeep(q, i)
@@ -116,14 +118,14 @@ func (n *node) find(q *probe, i int) *Route {
 
 // findDeep is find for the patterns that have ** at n. As ** stands in a pattern once, the
 // segments after it can only be the last ones of the path.
-func (n *node) findDeep(q *probe, i int) *Route {
+func (n *node) findDeep(q *probe, i int) *end {
 	for _, r := range n.deep {
 		start, ok := lastSegments(q.path, i, r.segments)
 		if !ok {
 			continue
 		}
-		if route := r.tree.find(q, start); route != nil {
-			return route
+		if e := r.tree.find(q, start); e != nil {
+			return e
 		}
 	}
 	return nil
@@ -142,10 +144,10 @@ func lastSegments(path string, from, n int) (start int, ok bool) {
 	return start, true
 }
 
-func (n *node) end(q *probe) *Route {
-	for _, e := range n.ends {
-		if q.anyMethod || e.method == q.method {
-			return e.route
+func (n *node) end(q *probe) *end {
+	for i := range n.ends {
+		if e := &n.ends[i]; q.anyMethod || e.method == q.method {
+			return e
 		}
 	}
 	return nil

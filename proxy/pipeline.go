@@ -159,7 +159,7 @@ func (ex *exchange) decide() *refusal {
 	pol := ex.gen.Policy
 	d := pol.Decide(req)
 	if d.Allow {
-		ex.rec.Route = d.Route.Name
+		ex.rec.Route, ex.rec.Path = d.Route.Name, d.Path
 		if d.Route.Credential == "" {
 			return nil
 		}

@@ -1,8 +1,11 @@
 package policy_test
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -135,6 +138,46 @@ func TestAuthorityString(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
+}
+
+// FuzzAuthority: an authority has one spelling, which net and net/url read as it was meant, and a
+// CONNECT to it cannot be mistaken for one to another.
+func FuzzAuthority(f *testing.F) {
+	for _, s := range []string{"api.test:443", "[::1]:80", "API.Test:1", "192.0.2.1:65535", "xn--bcher-kva.example:443", "u@api.test:443"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := policy.ParseAuthority(s)
+		if err != nil {
+			var te *policy.TargetError
+			if !errors.As(err, &te) || a != (policy.Authority{}) || len(te.Input) > 80 {
+				t.Fatalf("%q: %v with error %#v", s, a, err)
+			}
+			return
+		}
+		if !strings.EqualFold(a.String(), s) || a.String() != strings.ToLower(s) {
+			t.Fatalf("%q became %q", s, a)
+		}
+		if again, err := policy.ParseAuthority(a.String()); err != nil || again != a {
+			t.Fatalf("%q is no fixed point: %v, %v", a, again, err)
+		}
+		host, port, err := net.SplitHostPort(s)
+		if err != nil || strings.ToLower(host) != a.Host || port != strconv.Itoa(int(a.Port)) || a.Port == 0 {
+			t.Fatalf("net reads %q as %q, %q, %v", s, host, port, err)
+		}
+		if addr, err := netip.ParseAddr(a.Host); err == nil {
+			if addr.String() != a.Host || addr.Zone() != "" || addr.Is4In6() {
+				t.Fatalf("%q is no canonical address", a.Host)
+			}
+		} else if strings.ContainsAny(a.Host, ":%/@?#[]*\\ ") || strings.HasSuffix(a.Host, ".") {
+			t.Fatalf("%q is no host", a.Host)
+		}
+		target, err := policy.ParseURL("https://" + s + "/")
+		if err != nil || target.Authority != a {
+			t.Fatalf("%q in a URL is %v, %v", s, target.Authority, err)
+		}
+		checkOtherParsers(t, target)
+	})
 }
 
 // checkOtherParsers fails if net/url or IDNA, which net/http uses on the way out, would read

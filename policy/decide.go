@@ -24,6 +24,11 @@ const (
 	PathNotAllowed      Reason = "path_not_allowed"      // no route of the host names the path
 	MethodNotAllowed    Reason = "method_not_allowed"    // the path is named for other methods
 	WebSocketNotAllowed Reason = "websocket_not_allowed" // the route that decides grants no WebSocket
+
+	EncodedSlashNotAllowed   Reason = "encoded_slash_not_allowed"   // the route that decides takes no %2F
+	EncodedPercentNotAllowed Reason = "encoded_percent_not_allowed" // the route that decides takes nothing encoded twice
+
+	TunnelOnly Reason = "tunnel_only" // connections to the host are tunnelled; no route decides its requests
 )
 
 // Reasons returns all reasons, [Allowed] first.
@@ -31,6 +36,7 @@ func Reasons() []Reason {
 	return []Reason{
 		Allowed, HostNotAllowed, SchemeNotAllowed, PortNotAllowed,
 		PathNotAllowed, MethodNotAllowed, WebSocketNotAllowed,
+		EncodedSlashNotAllowed, EncodedPercentNotAllowed, TunnelOnly,
 	}
 }
 
@@ -49,9 +55,10 @@ type origin struct {
 	port   uint16
 }
 
-// A site is all that a policy says about one origin.
+// A site is all that a policy says about one origin: a tree of routes, or a tunnel.
 type site struct {
 	tree    node
+	tunnel  *Route
 	allowed []string // for AllowedOn, whose cost an agent must not drive by being denied
 }
 
@@ -90,6 +97,9 @@ func newIndex(routes []*Route) index {
 			doors[host] = append(doors[host], door{r.Scheme, r.Port})
 		}
 		s.allowed = append(s.allowed, allowedBy(r)...)
+		if r.Tunnel {
+			s.tunnel = r
+		}
 		for i, p := range r.patterns {
 			s.tree.add(p, r.Paths[i], r)
 		}
@@ -102,13 +112,34 @@ func newIndex(routes []*Route) index {
 	return x
 }
 
-// lookup returns the sites for scheme and a, that of the exact host first; either may be nil.
+// lookup returns the sites for scheme and a, that of the exact host first; either may be nil. If
+// one of them is a tunnel, it is the only one: the exact host decides whether to tunnel.
 func (x *index) lookup(scheme string, a Authority) (exact, wildcard *site) {
 	exact = x.sites[origin{scheme, a.Host, a.Port}]
 	if parent := parentOf(a.Host); parent != "" {
 		wildcard = x.wildcards[origin{scheme, parent, a.Port}]
 	}
+	if exact != nil && wildcard != nil && (exact.tunnel != nil || wildcard.tunnel != nil) {
+		wildcard = nil
+	}
 	return exact, wildcard
+}
+
+// Tunnel returns the route by which connections to a are passed through as they are, and nil
+// if there is none: then they have to be intercepted, and each request decided. The route has
+// no credential. A wildcard's tunnel does not reach a host that another route names exactly.
+func (p *Policy) Tunnel(a Authority) *Route {
+	return tunnelOf(p.index.lookup("https", a))
+}
+
+func tunnelOf(exact, wildcard *site) *Route {
+	switch {
+	case exact != nil:
+		return exact.tunnel
+	case wildcard != nil:
+		return wildcard.tunnel
+	}
+	return nil
 }
 
 // parentOf returns host without its left-most label; "" if there is only one.
@@ -124,11 +155,11 @@ func (p *Policy) Decide(r Request) Decision {
 	exact, wildcard := p.index.lookup(r.Target.Scheme, r.Target.Authority)
 	q := probe{path: r.Target.Path, method: r.Method}
 	e := find(exact, wildcard, &q)
-	switch {
-	case e == nil:
+	if e == nil {
 		return Decision{Reason: p.denial(r, exact, wildcard)}
-	case r.WebSocket && !e.route.WebSocket:
-		return Decision{Reason: WebSocketNotAllowed}
+	}
+	if reason := ungranted(e.route, &r); reason != "" {
+		return Decision{Reason: reason}
 	}
 	return Decision{Allow: true, Reason: Allowed, Route: e.route, Path: e.path}
 }
@@ -150,6 +181,9 @@ func find(exact, wildcard *site, q *probe) *end {
 
 // denial returns why no route matches r wholly.
 func (p *Policy) denial(r Request, exact, wildcard *site) Reason {
+	if tunnelOf(exact, wildcard) != nil {
+		return TunnelOnly
+	}
 	if exact != nil || wildcard != nil {
 		if find(exact, wildcard, &probe{path: r.Target.Path, anyMethod: true}) != nil {
 			return MethodNotAllowed
@@ -166,7 +200,7 @@ func (p *Policy) denial(r Request, exact, wildcard *site) Reason {
 	return SchemeNotAllowed
 }
 
-// KnowsAuthority reports whether any route names this scheme, host and port.
+// KnowsAuthority reports whether any route, a tunnel included, names this scheme, host and port.
 func (p *Policy) KnowsAuthority(scheme string, a Authority) bool {
 	exact, wildcard := p.index.lookup(scheme, a)
 	return exact != nil || wildcard != nil

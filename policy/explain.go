@@ -76,6 +76,10 @@ func missOf(route *Route, r Request) (m Miss, distance int, ok bool) {
 	if t.Port != route.Port && (t.Port != defaultPort(t.Scheme) || route.Port != defaultPort(route.Scheme)) {
 		differ(20, "port: %d is not %d", t.Port, route.Port)
 	}
+	if route.Tunnel {
+		differ(5, "tunnel: connections to the host are tunnelled uninspected (CONNECT); no request of it is decided")
+		return m, distance, true
+	}
 	if !matchesAny(route.patterns, t.Path) {
 		note := ""
 		if matchesAny(route.patterns, otherSlash(t.Path)) {
@@ -92,6 +96,12 @@ func missOf(route *Route, r Request) (m Miss, distance int, ok bool) {
 	}
 	if r.WebSocket && !route.WebSocket {
 		differ(3, "websocket: the route does not have websocket: true")
+	}
+	if t.needs.encodedSlash && !route.AllowEncodedSlash {
+		differ(3, "path: it has an encoded slash (%%2F); the route does not have allow_encoded_slash: true")
+	}
+	if t.needs.encodedPercent && !route.AllowEncodedPercent {
+		differ(3, "path: it is encoded twice (%%25); the route does not have allow_encoded_percent: true")
 	}
 	return m, distance, len(m.Differs) > 0
 }
@@ -191,7 +201,7 @@ func shown(s string) string {
 }
 
 // AllowedOn lists for people what the policy allows on a, under either scheme: lines such as
-// "GET, HEAD /repos/acme/**", sorted, at most 20. It is nil if no route names a.
+// "GET, HEAD /repos/acme/**" or "CONNECT, tunnelled uninspected", sorted, at most 20. It is nil if no route names a.
 func (p *Policy) AllowedOn(a Authority) []string {
 	var lines []string
 	for _, scheme := range []string{"https", "http"} {
@@ -207,6 +217,9 @@ func (p *Policy) AllowedOn(a Authority) []string {
 
 // allowedBy lists what r allows, for [Policy.AllowedOn].
 func allowedBy(r *Route) []string {
+	if r.Tunnel {
+		return []string{"CONNECT, tunnelled uninspected"}
+	}
 	lines := make([]string, len(r.Paths))
 	for i, path := range r.Paths {
 		lines[i] = strings.Join(r.Methods, ", ") + " " + path

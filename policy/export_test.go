@@ -8,7 +8,7 @@ func OfRoutes(routes []*Route) *Policy {
 	for i, r := range routes {
 		r.order = i
 		for _, path := range r.Paths {
-			p, msg, _ := parsePattern(path)
+			p, _, msg, _ := parsePattern(path)
 			if msg != "" {
 				panic(fmt.Sprintf("path %s: %s", path, msg))
 			}
@@ -17,3 +17,6 @@ func OfRoutes(routes []*Route) *Policy {
 	}
 	return &Policy{mode: Enforce, routes: routes, index: newIndex(routes)}
 }
+
+// NeedsOf returns whether the path of t needs an encoded slash, and double encoding.
+func NeedsOf(t Target) (slash, percent bool) { return t.needs.encodedSlash, t.needs.encodedPercent }

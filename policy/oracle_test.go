@@ -25,6 +25,9 @@ type candidate struct {
 func candidates(routes []*policy.Route) []candidate {
 	var cs []candidate
 	for i, r := range routes {
+		if r.Tunnel {
+			cs = append(cs, candidate{route: r, index: i})
+		}
 		for _, path := range r.Paths {
 			c := candidate{route: r, index: i, text: path, segments: strings.Split(path[1:], "/")}
 			expr := "^"
@@ -88,6 +91,9 @@ func comparePaths(a, b []string) int {
 func oracle(cs []candidate, r policy.Request) policy.Decision {
 	var best *candidate
 	var host, scheme, origin, path bool
+	if oracleTunnel(cs, r.Target) != nil {
+		return policy.Decision{Reason: policy.TunnelOnly}
+	}
 	for i := range cs {
 		c := &cs[i]
 		if !c.coversHost(r.Target.Host) {
@@ -99,7 +105,7 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 			continue
 		}
 		origin = true
-		if !c.path.MatchString(r.Target.Path) {
+		if c.route.Tunnel || !c.path.MatchString(r.Target.Path) {
 			continue
 		}
 		path = true
@@ -110,6 +116,10 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 	switch {
 	case best != nil && r.WebSocket && !best.route.WebSocket:
 		return policy.Decision{Reason: policy.WebSocketNotAllowed}
+	case best != nil && !best.route.AllowEncodedSlash && slashIn(r.Target.Path):
+		return policy.Decision{Reason: policy.EncodedSlashNotAllowed}
+	case best != nil && !best.route.AllowEncodedPercent && encodedTwice.MatchString(r.Target.Path):
+		return policy.Decision{Reason: policy.EncodedPercentNotAllowed}
 	case best != nil:
 		return policy.Decision{Allow: true, Reason: policy.Allowed, Route: best.route, Path: best.text}
 	case path:
@@ -122,6 +132,36 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 		return policy.Decision{Reason: policy.SchemeNotAllowed}
 	}
 	return policy.Decision{Reason: policy.HostNotAllowed}
+}
+
+var (
+	encodedTwice = regexp.MustCompile(`%25[0-9A-Fa-f]{2}`)
+	encodedSlash = regexp.MustCompile(`(?i)%(25)*2f`)
+)
+
+func slashIn(path string) bool { return encodedSlash.MatchString(path) }
+
+// oracleTunnel returns the route that tunnels connections for target: that of the exact host, if
+// any route names it, else that of a wildcard.
+func oracleTunnel(cs []candidate, target policy.Target) *policy.Route {
+	if target.Scheme != "https" {
+		return nil
+	}
+	var found *policy.Route
+	for _, c := range cs {
+		if c.route.Scheme != "https" || c.route.Port != target.Port || !c.coversHost(target.Host) {
+			continue
+		}
+		switch {
+		case !c.wildcard() && c.route.Tunnel:
+			return c.route
+		case !c.wildcard():
+			return nil
+		case c.route.Tunnel:
+			found = c.route
+		}
+	}
+	return found
 }
 
 func (c *candidate) beats(d *candidate) bool {
@@ -144,7 +184,7 @@ func tied(routes []*policy.Route) bool {
 	for i, c := range cs {
 		for _, d := range cs[i+1:] {
 			sameOrigin := c.route.Scheme == d.route.Scheme && c.route.Host == d.route.Host && c.route.Port == d.route.Port
-			if c.index == d.index || !sameOrigin || !slices.Equal(c.segments, d.segments) || c.route.WebSocket == d.route.WebSocket {
+			if c.index == d.index || !sameOrigin || !slices.Equal(c.segments, d.segments) || effect(c.route) == effect(d.route) {
 				continue
 			}
 			inC := func(m string) bool { return slices.Contains(c.route.Methods, m) }
@@ -161,9 +201,53 @@ func tied(routes []*policy.Route) bool {
 	return false
 }
 
+// effect is all that a route does to a request that it matches.
+func effect(r *policy.Route) [3]bool {
+	return [3]bool{r.WebSocket, r.AllowEncodedSlash, r.AllowEncodedPercent}
+}
+
+// tunnelled reports whether a route is on the same host and port as a tunnel.
+func tunnelled(routes []*policy.Route) bool {
+	for i, a := range routes {
+		for j, b := range routes {
+			if i != j && a.Tunnel && a.Host == b.Host && a.Port == b.Port {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func drawRoute(t *rapid.T, i int) *policy.Route {
+	seldom := func(label string) bool { return rapid.IntRange(0, 9).Draw(t, label) == 0 }
+	if seldom("tunnel") {
+		return &policy.Route{
+			Name:   fmt.Sprint("r", i),
+			Scheme: "https",
+			Host:   rapid.SampledFrom([]string{"a.example.com", "*.example.com", "b.example.com"}).Draw(t, "host"),
+			Port:   rapid.SampledFrom([]uint16{443, 8443, 8443}).Draw(t, "port"),
+			Tunnel: true,
+		}
+	}
+	r := &policy.Route{
+		Name:                fmt.Sprint("r", i),
+		Scheme:              rapid.SampledFrom([]string{"https", "https", "https", "http"}).Draw(t, "scheme"),
+		Host:                rapid.SampledFrom([]string{"a.example.com", "*.example.com", "b.example.com"}).Draw(t, "host"),
+		Port:                rapid.SampledFrom([]uint16{443, 443, 443, 8443}).Draw(t, "port"),
+		Methods:             rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"GET", "POST", "PUT"}), 1, 3, rapid.ID).Draw(t, "methods"),
+		WebSocket:           seldom("websocket"),
+		AllowEncodedSlash:   seldom("slash"),
+		AllowEncodedPercent: seldom("percent"),
+	}
+	exact := []string{"a", "b", "*", "*", "{x}"}
+	if r.AllowEncodedSlash {
+		exact = append(exact, "a%2Fb")
+	}
+	if r.AllowEncodedPercent {
+		exact = append(exact, "a%2520")
+	}
 	path := rapid.Custom(func(t *rapid.T) string {
-		segments := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "*", "*", "{x}"}), 0, 4).Draw(t, "segments")
+		segments := rapid.SliceOfN(rapid.SampledFrom(exact), 0, 4).Draw(t, "segments")
 		for j := range segments {
 			if segments[j] == "{x}" {
 				segments[j] = fmt.Sprintf("{x%d}", j)
@@ -177,14 +261,6 @@ func drawRoute(t *rapid.T, i int) *policy.Route {
 		}
 		return "/" + strings.Join(segments, "/")
 	})
-	r := &policy.Route{
-		Name:      fmt.Sprint("r", i),
-		Scheme:    rapid.SampledFrom([]string{"https", "https", "https", "http"}).Draw(t, "scheme"),
-		Host:      rapid.SampledFrom([]string{"a.example.com", "*.example.com", "b.example.com"}).Draw(t, "host"),
-		Port:      rapid.SampledFrom([]uint16{443, 443, 443, 8443}).Draw(t, "port"),
-		Methods:   rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"GET", "POST", "PUT"}), 1, 3, rapid.ID).Draw(t, "methods"),
-		WebSocket: rapid.IntRange(0, 9).Draw(t, "websocket") == 0,
-	}
 	shape := func(path string) string { return regexp.MustCompile(`{\w+}`).ReplaceAllString(path, "*") }
 	r.Paths = rapid.SliceOfNDistinct(path, 1, 3, shape).Draw(t, "paths")
 	if r.WebSocket && !slices.Contains(r.Methods, "GET") {
@@ -197,33 +273,41 @@ func file(routes []*policy.Route) string {
 	var b strings.Builder
 	b.WriteString("version: 1\nrole: random\nroutes:\n")
 	for _, r := range routes {
-		fmt.Fprintf(&b, "- {name: %s, host: '%s://%s:%d', methods: [%s], paths: ['%s'], websocket: %v}\n",
-			r.Name, r.Scheme, r.Host, r.Port, strings.Join(r.Methods, ", "), strings.Join(r.Paths, "', '"), r.WebSocket)
+		fmt.Fprintf(&b, "- {name: %s, host: '%s://%s:%d', ", r.Name, r.Scheme, r.Host, r.Port)
+		if r.Tunnel {
+			b.WriteString("tunnel: true}\n")
+			continue
+		}
+		fmt.Fprintf(&b, "methods: [%s], paths: ['%s'], websocket: %v, allow_encoded_slash: %v, allow_encoded_percent: %v}\n",
+			strings.Join(r.Methods, ", "), strings.Join(r.Paths, "', '"), r.WebSocket, r.AllowEncodedSlash, r.AllowEncodedPercent)
 	}
 	return b.String()
 }
 
 func drawRequest(t *rapid.T) policy.Request {
-	segments := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 0, 6).Draw(t, "path")
+	segments := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "a", "b", "c", "a%2Fb", "a%2520", "a%252Fb"}), 0, 6).Draw(t, "path")
 	if len(segments) == 0 || rapid.IntRange(0, 4).Draw(t, "slash") == 0 {
 		segments = append(segments, "")
 	}
+	authority := policy.Authority{
+		Host: rapid.SampledFrom([]string{"a.example.com", "b.example.com", "c.example.com", "example.com", "a.a.example.com"}).Draw(t, "host"),
+		Port: rapid.SampledFrom([]uint16{443, 443, 443, 8443, 22}).Draw(t, "port"),
+	}
+	scheme := rapid.SampledFrom([]string{"https", "https", "https", "http"}).Draw(t, "scheme")
+	target, err := policy.ParseTarget(scheme, authority, "/"+strings.Join(segments, "/"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	return policy.Request{
-		Method: rapid.SampledFrom([]string{"GET", "POST", "PUT", "DELETE", ""}).Draw(t, "method"),
-		Target: policy.Target{
-			Scheme: rapid.SampledFrom([]string{"https", "https", "https", "http"}).Draw(t, "scheme"),
-			Authority: policy.Authority{
-				Host: rapid.SampledFrom([]string{"a.example.com", "b.example.com", "c.example.com", "example.com", "a.a.example.com"}).Draw(t, "host"),
-				Port: rapid.SampledFrom([]uint16{443, 443, 443, 8443, 22}).Draw(t, "port"),
-			},
-			Path: "/" + strings.Join(segments, "/"),
-		},
+		Method:    rapid.SampledFrom([]string{"GET", "POST", "PUT", "DELETE", ""}).Draw(t, "method"),
+		Target:    target,
 		WebSocket: rapid.IntRange(0, 9).Draw(t, "websocket") == 0,
 	}
 }
 
-// TestDecideAgreesWithOracle: the index decides what a naive scan decides, Explain decides
-// what Decide does and gives a reason for each miss, and Parse refuses exactly the ties.
+// TestDecideAgreesWithOracle: the index decides and tunnels what a naive scan does, Explain
+// decides what Decide does and gives a reason for each miss, and Parse refuses exactly the ties
+// and the routes on tunnelled hosts.
 func TestDecideAgreesWithOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var routes []*policy.Route
@@ -231,13 +315,17 @@ func TestDecideAgreesWithOracle(t *testing.T) {
 			routes = append(routes, drawRoute(t, i))
 		}
 		p, err := policy.Parse("p", []byte(file(routes)))
-		if (err != nil) != tied(routes) {
-			t.Fatalf("tied: %v; Parse: %v\n%s", tied(routes), err, file(routes))
-		}
-		if err != nil {
+		if err != nil || tied(routes) || tunnelled(routes) {
 			var ms policy.Mistakes
-			if !errors.As(err, &ms) || slices.ContainsFunc(ms, func(m policy.Mistake) bool { return !strings.HasPrefix(m.Msg, "matches the same requests") }) {
-				t.Fatalf("a mistake that is no tie: %v\n%s", err, file(routes))
+			errors.As(err, &ms)
+			has := func(words string) bool {
+				return slices.ContainsFunc(ms, func(m policy.Mistake) bool { return strings.Contains(m.Msg, words) })
+			}
+			others := slices.ContainsFunc(ms, func(m policy.Mistake) bool {
+				return !strings.HasPrefix(m.Msg, "matches the same requests") && !strings.HasPrefix(m.Msg, "the tunnel at")
+			})
+			if has("matches the same requests") != tied(routes) || has("the tunnel at") != tunnelled(routes) || others {
+				t.Fatalf("tied: %v; tunnelled: %v; Parse: %v\n%s", tied(routes), tunnelled(routes), err, file(routes))
 			}
 			return
 		}
@@ -249,8 +337,17 @@ func TestDecideAgreesWithOracle(t *testing.T) {
 				t.Fatalf("%s %s: got %+v, want %+v\n%s", r.Method, r.Target, got, want, file(routes))
 			}
 			checkExplanation(t, p, r, got)
+			if got, want := p.Tunnel(r.Target.Authority), oracleTunnel(cs, https(r.Target)); got != want {
+				t.Fatalf("%s: tunnel %+v, want %+v\n%s", r.Target.Authority, got, want, file(routes))
+			}
 		}
 	})
+}
+
+// https returns target as a CONNECT to its authority means it.
+func https(target policy.Target) policy.Target {
+	target.Scheme = "https"
+	return target
 }
 
 func checkExplanation(t *rapid.T, p *policy.Policy, r policy.Request, want policy.Decision) {

@@ -20,6 +20,7 @@ func Parse(filename string, src []byte) (*Policy, error) {
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
+	d.policy.warnings = doc.Warnings()
 	d.policy.index = newIndex(d.policy.routes)
 	return d.policy, nil
 }
@@ -33,6 +34,7 @@ type decoder struct {
 	routeNames  map[string]strictyaml.Value
 	used        map[string]bool // credentials that a route names
 	ties        map[tieKey][]claim
+	hosts       map[Authority][]named
 }
 
 // A declared credential, whether or not the rest of it could be read.
@@ -48,6 +50,7 @@ func (d *decoder) decode(root strictyaml.Value) {
 	d.routeNames = map[string]strictyaml.Value{}
 	d.used = map[string]bool{}
 	d.ties = map[tieKey][]claim{}
+	d.hosts = map[Authority][]named{}
 	m := root.Mapping("version", "role", "description", "mode", "credentials", "routes", "tests")
 
 	version := m.Need("version", "write version: 1")
@@ -72,6 +75,7 @@ func (d *decoder) decode(root strictyaml.Value) {
 		d.decodeRoute(v)
 	}
 	d.checkCredentials()
+	d.checkTunnels()
 	if m.Has("tests") {
 		for _, v := range m.Get("tests").List() {
 			d.decodeTest(v)

@@ -132,6 +132,7 @@ func decodeInject(v strictyaml.Value) (in Inject) {
 		}
 	case "query":
 		name := way.Mapping("name").Need("name", "write the parameter's name, such as name: api_key")
+		way.Warn("the credential becomes part of the URL, which servers log", "inject it in a header, if the upstream takes it there")
 		in.Query = &QueryInject{}
 		in.Query.Name, _ = nonEmpty(name)
 		if strings.ContainsFunc(in.Query.Name, func(r rune) bool {

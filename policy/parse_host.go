@@ -43,6 +43,9 @@ func parseHost(s string) (scheme, host string, port uint16, msg, hint string) {
 	if err != nil {
 		return fail(wrongHost(err), hostHint(prefix, rest))
 	}
+	if msg, hint := wrongPlace(a.Host, wildcard); msg != "" {
+		return fail(msg, hint)
+	}
 	if !wildcard {
 		return scheme, a.Host, a.Port, "", ""
 	}

@@ -15,7 +15,8 @@ var accessMethods = map[string][]string{
 }
 
 func (d *decoder) decodeRoute(v strictyaml.Value) {
-	m := v.Mapping("name", "host", "access", "methods", "paths", "credential", "reason", "websocket")
+	m := v.Mapping("name", "host", "access", "methods", "paths", "credential", "reason", "websocket",
+		"allow_encoded_slash", "allow_encoded_percent", "allow_minting", "tunnel")
 	r := &Route{Where: v.Where(), order: len(d.policy.routes)}
 	d.policy.routes = append(d.policy.routes, r)
 
@@ -26,14 +27,29 @@ func (d *decoder) decodeRoute(v strictyaml.Value) {
 		if r.Scheme, r.Host, r.Port, msg, hint = parseHost(s); msg != "" {
 			host.Wrong(msg, hint)
 		}
+		d.hosts[Authority{r.Host, r.Port}] = append(d.hosts[Authority{r.Host, r.Port}], named{r, host})
+	}
+	r.Reason = prose(m.Get("reason"))
+	var readable bool
+	if r.Tunnel, readable = m.Get("tunnel").Bool(); r.Tunnel {
+		d.decodeTunnel(m, r)
+		return
+	}
+	if m.Has("tunnel") && !readable && !m.Has("paths") {
+		return // a tunnel misspelt: that it has no paths is no second mistake
 	}
 	r.Methods = decodeMethods(m)
-	r.Reason = prose(m.Get("reason"))
+	r.AllowEncodedSlash, _ = m.Get("allow_encoded_slash").Bool()
+	r.AllowEncodedPercent, _ = m.Get("allow_encoded_percent").Bool()
+	r.AllowMinting, _ = m.Get("allow_minting").Bool()
 	r.WebSocket, _ = m.Get("websocket").Bool()
 	if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, "GET") {
 		m.Get("websocket").Wrong("a WebSocket begins with GET (RFC 6455 section 4.1), which the route does not allow", "add GET to methods")
 	}
 	d.decodeRouteCredential(m, r)
+	if r.Credential != "" && strings.HasPrefix(r.Host, "*.") {
+		host.Warn(fmt.Sprintf("the credential goes to every name under %s", r.Host[2:]), "write the hosts that need it")
+	}
 	d.decodePaths(m.Need("paths", `write ["/**"] for every path`), r)
 }
 
@@ -125,7 +141,10 @@ func (d *decoder) decodePaths(v strictyaml.Value, r *Route) {
 		if !ok {
 			continue
 		}
-		p, msg, hint := parsePattern(s)
+		p, n, msg, hint := parsePattern(s)
+		if msg == "" {
+			msg, hint = r.unable(n)
+		}
 		if msg != "" {
 			item.Wrong(msg, hint)
 			continue
@@ -139,7 +158,19 @@ func (d *decoder) decodePaths(v strictyaml.Value, r *Route) {
 		r.Paths = append(r.Paths, s)
 		r.patterns = append(r.patterns, p)
 		d.checkTie(r, shape, item)
+		lintPath(r, p, item)
 	}
+}
+
+// unable says why a path with needs is not for r.
+func (r *Route) unable(n needs) (msg, hint string) {
+	switch {
+	case n.encodedSlash && !r.AllowEncodedSlash:
+		return "the path has an encoded slash (%2F), which the route does not take", "write allow_encoded_slash: true on the route"
+	case n.encodedPercent && !r.AllowEncodedPercent:
+		return "the path is encoded twice (%25), which the route does not take", "write allow_encoded_percent: true on the route"
+	}
+	return "", ""
 }
 
 // A tieKey is all by which two routes can match the same request equally well, but methods.
@@ -162,22 +193,34 @@ func (d *decoder) checkTie(r *Route, shape string, path strictyaml.Value) {
 	}
 	key := tieKey{origin{r.Scheme, r.Host, r.Port}, shape}
 	for _, c := range d.ties[key] {
-		same := c.route.Credential == r.Credential && c.route.WebSocket == r.WebSocket
-		if same && slices.Equal(c.route.Methods, r.Methods) {
+		differs := differentEffect(c.route, r)
+		if differs == "" && slices.Equal(c.route.Methods, r.Methods) {
 			return // c stands for r in all comparisons to come
 		}
-		if same || !methodsTie(c.route.Methods, r.Methods) {
+		if differs == "" || !methodsTie(c.route.Methods, r.Methods) {
 			continue
 		}
-		what := "another credential"
-		if c.route.Credential == r.Credential {
-			what = "another websocket"
-		}
-		path.Wrong(fmt.Sprintf("matches the same requests as the path at %s, of route %s with %s", c.path.Where(), c.route.Name, what),
-			"give both routes the same credential and websocket, or make the paths or the methods of one narrower")
+		path.Wrong(fmt.Sprintf("matches the same requests as the path at %s, of route %s with another %s", c.path.Where(), c.route.Name, differs),
+			fmt.Sprintf("give both routes the same %s, or make the paths or the methods of one narrower", differs))
 		return
 	}
 	d.ties[key] = append(d.ties[key], claim{r, path})
+}
+
+// differentEffect returns the first key in which two routes differ that matters once a request
+// matches both, and "" if there is none.
+func differentEffect(a, b *Route) string {
+	switch {
+	case a.Credential != b.Credential:
+		return "credential"
+	case a.WebSocket != b.WebSocket:
+		return "websocket"
+	case a.AllowEncodedSlash != b.AllowEncodedSlash:
+		return "allow_encoded_slash"
+	case a.AllowEncodedPercent != b.AllowEncodedPercent:
+		return "allow_encoded_percent"
+	}
+	return ""
 }
 
 // methodsTie reports whether two sets overlap and neither is the more specific one.

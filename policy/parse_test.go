@@ -113,8 +113,11 @@ func TestParseFull(t *testing.T) {
 		{Name: "oidc", Scheme: "https", Host: "*.example.com", Port: 8443, Methods: []string{"GET", "M-SEARCH", "MKCOL"}, Paths: all, Credential: "oidc", Where: "full.yaml:33:5"},
 		{Name: "file", Scheme: "https", Host: "2001:db8::1", Port: 443, Methods: readWrite, Paths: all, Credential: "file", Where: "full.yaml:34:5"},
 		{Name: "exec", Scheme: "https", Host: "192.0.2.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "exec", Where: "full.yaml:35:5"},
-		{Name: "env", Scheme: "https", Host: "localhost", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", Where: "full.yaml:36:5"},
+		{Name: "env", Scheme: "https", Host: "127.0.0.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", Where: "full.yaml:36:5"},
 		{Name: "plain", Scheme: "http", Host: "internal.example", Port: 8080, Methods: readWrite, Paths: all, Where: "full.yaml:37:5"},
+		{Name: "encoded", Scheme: "https", Host: "s3.example", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/b%2Fc/%2520/**"}, AllowEncodedSlash: true, AllowEncodedPercent: true, Where: "full.yaml:38:5"},
+		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, Where: "full.yaml:39:5"},
+		{Name: "tunnel", Scheme: "https", Host: "*.pinned.example", Port: 8443, Tunnel: true, Reason: "the client pins its certificate", Where: "full.yaml:40:5"},
 	}
 	if diff := cmp.Diff(p.Routes(), wantRoutes, cmpopts.IgnoreUnexported(policy.Route{})); diff != "" {
 		t.Errorf("routes (-got +want)\n%s", diff)

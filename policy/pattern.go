@@ -25,42 +25,49 @@ type element struct {
 // A pattern is a path pattern; at most one element is anySegments.
 type pattern []element
 
-// parsePattern returns the pattern that s spells, or what is wrong with s and what to write.
-func parsePattern(s string) (p pattern, msg, hint string) {
+// parsePattern returns the pattern that s spells and what its paths need, or what is wrong with
+// s and what to write.
+func parsePattern(s string) (p pattern, n needs, msg, hint string) {
+	fail := func(msg, hint string) (pattern, needs, string, string) { return nil, needs{}, msg, hint }
 	switch {
 	case s == "":
-		return nil, "the path is empty", `write "/**" for every path`
+		return fail("the path is empty", `write "/**" for every path`)
 	case s[0] != '/':
-		return nil, "the path does not begin with /", fmt.Sprintf("write %q", "/"+s)
+		return fail("the path does not begin with /", fmt.Sprintf("write %q", "/"+s))
 	case len(s) > maxPath:
-		return nil, fmt.Sprintf("the path is longer than %d bytes", maxPath), ""
+		return fail(fmt.Sprintf("the path is longer than %d bytes", maxPath), "")
 	}
 	names := map[string]bool{}
 	segments := strings.Split(s[1:], "/")
 	for i, segment := range segments {
 		if segment == "" && i < len(segments)-1 {
-			return nil, "the path has an empty segment (//)", "no request with // in its path is let through; write one slash"
+			return fail("the path has an empty segment (//)", "no request with // in its path is let through; write one slash")
 		}
-		e, msg, hint := parseElement(segment)
+		e, msg, hint := parseElement(segment, &n)
 		if msg != "" {
-			return nil, msg, hint
+			return fail(msg, hint)
 		}
 		if e.kind == anySegments && p.deep() >= 0 {
-			return nil, "** stands in the path more than once", "write two paths, or * for exactly one segment"
+			return fail("** stands in the path more than once", "write two paths, or * for exactly one segment")
 		}
 		if name := variable(segment); name != "" {
 			if names[name] {
-				return nil, fmt.Sprintf("the name {%s} stands in the path more than once", name), "name the second one differently"
+				return fail(fmt.Sprintf("the name {%s} stands in the path more than once", name), "name the second one differently")
 			}
 			names[name] = true
 		}
 		p = append(p, e)
 	}
-	return p, "", ""
+	if msg := checkDecoded(s, &n); msg != "" {
+		return fail("the path "+msg, unsendable)
+	}
+	return p, n, "", ""
 }
 
-// parseElement parses one segment of a pattern.
-func parseElement(s string) (e element, msg, hint string) {
+const unsendable = "no request with such a path is let through; write the path as clients send it"
+
+// parseElement parses one segment of a pattern. It adds to n what the segment needs.
+func parseElement(s string, n *needs) (e element, msg, hint string) {
 	switch {
 	case s == "*":
 		return element{kind: anySegment}, "", ""
@@ -77,8 +84,8 @@ func parseElement(s string) (e element, msg, hint string) {
 	case strings.ContainsAny(s, "?#"):
 		return e, fmt.Sprintf("the segment %q has a query or a fragment", s), "write the path only; a query may be anything"
 	}
-	if msg := checkSegment(s); msg != "" {
-		return e, "the path " + msg, "no request with such a path is let through; write the path as clients send it"
+	if msg := checkSegment(s, n); msg != "" {
+		return e, "the path " + msg, unsendable
 	}
 	return element{exactSegment, s}, "", ""
 }

@@ -11,6 +11,14 @@
 // segments, empty segments, needless or double encoding, path parameters, numeric hosts) is
 // refused, not repaired, so the bytes that are matched can be the bytes that are sent.
 //
+// # Encoded
+//
+// Two encodings are needed by some upstreams and misread by others: a slash inside a segment
+// (%2F) and what is encoded twice (%25 before two hex digits). Targets may hold them, but only
+// a route that says so takes them. A segment with %2F in it is one segment to every pattern.
+// Whatever a route says, a target is refused if decoding it, once or repeatedly, leads to a dot
+// segment, an empty segment or a control character.
+//
 // # Matching
 //
 // A request is denied unless a route names its scheme, host, port, path and method. Where
@@ -24,8 +32,16 @@
 //  4. then the earlier in the file.
 //
 // A route that does not match wholly never hides one that does: a more specific path for
-// another method changes nothing. WebSocket is not matched but granted: if the route that
-// decides does not grant it, an upgrade is denied.
+// another method changes nothing. WebSocket and the two encodings are not matched but granted:
+// if the route that decides does not grant what a request needs, the request is denied.
+//
+// # Tunnels
+//
+// A route with tunnel: true lets whole connections to its host through, uninspected and without
+// a credential: see [Policy.Tunnel]. It never allows a request that was asked about. An exact
+// host comes before a wildcard host here too, and more strictly: a host that any route names
+// exactly is out of reach of a wildcard's tunnel, and a host with a tunnel of its own is out of
+// reach of a wildcard's paths.
 package policy
 
 import (
@@ -72,6 +88,7 @@ type Policy struct {
 	credentials []Credential
 	routes      []*Route
 	tests       []test
+	warnings    Mistakes
 	index       index
 }
 
@@ -93,6 +110,10 @@ func (p *Policy) Credentials() []Credential { return slices.Clone(p.credentials)
 
 // Routes returns the routes in file order. The caller may change the slice but not the routes.
 func (p *Policy) Routes() []*Route { return slices.Clone(p.routes) }
+
+// Warnings returns what the file may say but better would not, in file order: nil if there is
+// nothing. The policy holds all the same.
+func (p *Policy) Warnings() []Mistake { return slices.Clone(p.warnings) }
 
 // A Credential is a named thing that routes carry: where its values come from and how one is
 // put on a request.
@@ -180,10 +201,14 @@ type Route struct {
 	// Port is never 0.
 	Port uint16
 
-	// Methods are sorted and at least one.
+	// Tunnel says that connections to the host are passed through uninspected. Scheme is
+	// "https" then, and of the fields below only Reason and Where are set.
+	Tunnel bool
+
+	// Methods are sorted and, but for a tunnel, at least one.
 	Methods []string
 
-	// Paths are the patterns as the file has them, at least one.
+	// Paths are the patterns as the file has them; but for a tunnel, at least one.
 	Paths []string
 
 	// Credential is the name of one of the policy's credentials; empty for none.
@@ -194,6 +219,16 @@ type Route struct {
 
 	// WebSocket says that a request of this route may become a WebSocket.
 	WebSocket bool
+
+	// AllowEncodedSlash says that paths may hold %2F.
+	AllowEncodedSlash bool
+
+	// AllowEncodedPercent says that paths may hold %25 before two hex digits.
+	AllowEncodedPercent bool
+
+	// AllowMinting says that answers may hold new credentials. It changes no decision: without
+	// it, a route that can reach an endpoint known to return one does not load.
+	AllowMinting bool
 
 	// Where is the route's place in the file, "file:line:column".
 	Where string

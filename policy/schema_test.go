@@ -79,6 +79,11 @@ func TestSchemaRefuses(t *testing.T) {
 		{`paths: ["/**"], credential: oidc`, `paths: [x], credential: oidc`}, {"expect: allow", "expect: maybe"},
 		{"port_not_allowed", "no_port"}, {"secret/data/x", "/secret/data/x"}, {"secret/data/x", "sys/x"},
 		{"env:\n    from: {env:", "env:\n    from: {file: {path: x}, env:"},
+		{"tunnel: true", "tunnel: false"}, {"tunnel: true", "tunnel: yes"}, {"tunnel: true", "tunnel: true, credential: env"},
+		{"tunnel: true", `tunnel: true, paths: ["/**"]`}, {"tunnel: true", "tunnel: true, websocket: false"},
+		{`"*.pinned.example:8443"`, `"http://pinned.example:8443"`}, {"allow_encoded_slash: true", "allow_encoded_slash: 1"},
+		{"allow_minting: true", "allow_minting: maybe"}, {"websocket: true, expect", "websocket: 1, expect"},
+		{"CONNECT a.pinned.example:8443", "CONNECT a.pinned.example"}, {"expect: tunnel", "expect: tunnels"},
 	} {
 		changed := strings.Replace(good, tt.old, tt.new, 1)
 		if changed == good {
@@ -183,5 +188,34 @@ func TestSchemaDescribesEveryKey(t *testing.T) {
 	walk(root, "")
 	for name, def := range defs {
 		walk(def.(map[string]any), name)
+	}
+}
+
+// The reference for people names every key that the schema has.
+func TestDocsNameEveryKey(t *testing.T) {
+	docs := string(files(t, "../docs/policy.md")["../docs/policy.md"])
+	var root map[string]any
+	if err := json.Unmarshal(policy.Schema(), &root); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string][]string{}
+	collectKeys(root, "", keys)
+	for name, def := range root["$defs"].(map[string]any) {
+		collectKeys(def.(map[string]any), name, keys)
+	}
+	for path, names := range keys {
+		for _, name := range names {
+			if !strings.Contains(docs, name+":") && !strings.Contains(docs, "`"+name+"`") {
+				t.Errorf("docs/policy.md does not name the key %s of %s", name, path)
+			}
+		}
+	}
+	for _, r := range policy.Reasons()[1:] {
+		if !strings.Contains(docs, "`"+string(r)+"`") {
+			t.Errorf("docs/policy.md does not name the reason %s", r)
+		}
+	}
+	if n := len(strings.Fields(docs)); n > 1500 {
+		t.Errorf("docs/policy.md has %d words; it is to be read in one go", n)
 	}
 }

@@ -26,6 +26,10 @@ type Target struct {
 
 	// HasQuery tells "/x?" from "/x".
 	HasQuery bool
+
+	// needs follows from Path. It is noted where Path is checked, so that no decision has to
+	// read the path a second time.
+	needs needs
 }
 
 // RequestURI returns path and query, byte for byte what [ParseTarget] was given.
@@ -77,8 +81,9 @@ func targetError(part, input, msg string) *TargetError {
 }
 
 // ParseTarget parses a request target in origin-form (RFC 9112 section 3.2.1) that is meant
-// for a, as [ParseAuthority] returned it. Nothing is decoded, removed or changed. The error is
-// a [*TargetError].
+// for a, as [ParseAuthority] returned it. Nothing is decoded, removed or changed. That a target
+// parses does not mean that every route takes it: see Encoded in the package comment. The
+// error is a [*TargetError].
 func ParseTarget(scheme string, a Authority, requestTarget string) (Target, error) {
 	if scheme != "http" && scheme != "https" {
 		return Target{}, targetError("scheme", scheme, "is not http or https")
@@ -87,13 +92,14 @@ func ParseTarget(scheme string, a Authority, requestTarget string) (Target, erro
 		return Target{}, targetError("host", a.Host, "host or port is missing")
 	}
 	path, query, hasQuery := strings.Cut(requestTarget, "?")
-	if err := checkPath(path); err != nil {
+	needs, err := checkPath(path)
+	if err != nil {
 		return Target{}, err
 	}
 	if err := checkQuery(query); err != nil {
 		return Target{}, err
 	}
-	return Target{Scheme: scheme, Authority: a, Path: path, Query: query, HasQuery: hasQuery}, nil
+	return Target{Scheme: scheme, Authority: a, Path: path, Query: query, HasQuery: hasQuery, needs: needs}, nil
 }
 
 // ParseURL parses an absolute URL, http or https, in the same grammar. A missing port becomes
@@ -119,9 +125,9 @@ func ParseURL(s string) (Target, error) {
 }
 
 // checkPath is the path grammar of [Target]; see the package comment.
-func checkPath(path string) error {
-	bad := func(format string, args ...any) error {
-		return targetError("path", path, fmt.Sprintf(format, args...))
+func checkPath(path string) (n needs, err error) {
+	bad := func(format string, args ...any) (needs, error) {
+		return needs{}, targetError("path", path, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case len(path) > maxPath:
@@ -135,15 +141,19 @@ func checkPath(path string) error {
 		if segment == "" && more {
 			return bad("has an empty segment (//)")
 		}
-		if msg := checkSegment(segment); msg != "" {
+		if msg := checkSegment(segment, &n); msg != "" {
 			return bad("%s", msg)
 		}
 	}
-	return nil
+	if msg := checkDecoded(path, &n); msg != "" {
+		return bad("%s", msg)
+	}
+	return n, nil
 }
 
-// checkSegment returns what is wrong with one segment of a path, and "" if nothing is.
-func checkSegment(s string) string {
+// checkSegment returns what is wrong with one segment of a path, and "" if nothing is. It adds
+// to n what the segment needs.
+func checkSegment(s string, n *needs) string {
 	if s == "." || s == ".." {
 		return "has the dot segment " + s
 	}
@@ -156,18 +166,18 @@ func checkSegment(s string) string {
 			i++
 			continue
 		}
-		n, msg := checkTriplets(s[i:])
+		size, msg := checkTriplets(s[i:], n)
 		if msg != "" {
 			return msg
 		}
-		i += n
+		i += size
 	}
 	return ""
 }
 
 // checkTriplets checks the percent-encoded character that s begins with and returns its
-// length in bytes of s.
-func checkTriplets(s string) (int, string) {
+// length in bytes of s. It adds to n what the character needs.
+func checkTriplets(s string, n *needs) (int, string) {
 	b, ok := triplet(s)
 	if !ok {
 		return 0, "has a % without two hex digits after it"
@@ -178,10 +188,12 @@ func checkTriplets(s string) (int, string) {
 	switch {
 	case b < 0x20 || b == 0x7f:
 		return 0, fmt.Sprintf("encodes a control character (%s)", s[:3])
-	case isAlphanumeric(b) || strings.IndexByte("-_./\\;", b) >= 0:
+	case isAlphanumeric(b) || strings.IndexByte("-_.\\;", b) >= 0:
 		return 0, fmt.Sprintf("encodes %q (%s), which some servers decode and some do not", b, s[:3])
+	case b == '/':
+		n.encodedSlash = true
 	case b == '%' && len(s) >= 5 && isHex(s[3]) && isHex(s[4]):
-		return 0, fmt.Sprintf("is encoded twice (%s)", s[:5])
+		n.encodedPercent = true
 	}
 	return 3, ""
 }

@@ -1,9 +1,13 @@
 package policy_test
 
 import (
+	"encoding/hex"
 	"errors"
+	"path"
+	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/sidekey/sidekey/policy"
 )
@@ -17,6 +21,7 @@ func TestParseTarget(t *testing.T) {
 		"/a%20b", "/%25", "/%25zz", "/%25g0", "/%3F", "/%23", "/%3a", "/%3A", "/%40", "/%2B", "/%2a",
 		"/%c3%a4", "/%E2%98%83", "/%f0%9f%98%80", "/%ef%bb%bf",
 		"/?", "/x?", "/x?a=1&b=2", "/x??", "/x?/../..", "/x?a=%2e%2e%2f", "/x?a[]=1|2^{3}`", "/x?q=a'b", "/x?%00",
+		"/a%2Fb", "/a%2fb/c", "/a%2F", "/@s%2fname", "/a%2F.b%2F..c", "/%2520", "/a%252Fb", "/%2525", "/%25c3%25a4", "/%252520", "/%25252520",
 		"/" + strings.Repeat("a", 8<<10-1), "/?" + strings.Repeat("a", 16<<10),
 	} {
 		got, err := policy.ParseTarget("https", api, s)
@@ -47,11 +52,43 @@ func TestParseTargetRefuses(t *testing.T) {
 		{"1.02", "/v1/%2e%2e/admin", "encodes '.' (%2e)"},
 		{"1.02", "/v1/.%2E/admin", "encodes '.' (%2E)"},
 		{"1.02", "/v1/%2e", "encodes '.' (%2e)"},
-		{"slash", "/v1%2f..%2fadmin", "encodes '/' (%2f)"},
-		{"slash", "/v1/%2F", "encodes '/' (%2F)"},
+		{"slash", "/v1%2f..%2fadmin", "decoded to a path with a dot segment"},
+		{"slash", "/v1/a%2F..", "decoded to a path with a dot segment"},
+		{"slash", "/v1/..%2Fa", "decoded to a path with a dot segment"},
+		{"slash", "/v1/.%2fa", "decoded to a path with a dot segment"},
+		{"slash", "/v1/..%2f", "decoded to a path with a dot segment"},
+		{"slash", "/v1/%2F", "decoded to a path with an empty segment"},
+		{"slash", "/%2Fevil.test/x", "decoded to a path with an empty segment"},
+		{"slash", "/v1/a%2F%2fb", "decoded to a path with an empty segment"},
+		{"slash", "/v1/a%2F/b", "decoded to a path with an empty segment"},
+		{"slash", "/v1/a%2F%2e%2e", "encodes '.' (%2e)"},
+		{"slash", "/v1/a%2F..%5cb", `encodes '\\' (%5c)`},
+		{"slash", "/v1/a%2F..%00", "control character (%00)"},
+		{"slash", "/v1/a%2F..%20/b", "decoded to a path with a dot segment"},
+		{"slash", "/v1/a%2F..%3fb", "decoded to a path with a dot segment"},
+		{"slash", "/v1/a%2F..%23b", "decoded to a path with a dot segment"},
+		{"slash", "/v1/..%20", "decoded to a path with a dot segment"},
+		{"slash", "/v1/..%3f/x", "decoded to a path with a dot segment"},
 		{"slash", "/v1%5cadmin", `encodes '\\' (%5c)`},
-		{"1.04", "/v1/%252e%252e%252fadmin", "encoded twice (%252e)"},
-		{"1.04", "/v1/%252525", "encoded twice (%2525)"},
+		{"1.04", "/v1/%252e%252e%252fadmin", "encoded twice, and encodes '.' (%2e)"},
+		{"1.04", "/v1/%252E", "encoded twice, and encodes '.' (%2E)"},
+		{"1.04", "/v1/..%252fadmin", "decoded to a path with a dot segment"},
+		{"1.04", "/v1/a%252f..%252fb", "decoded to a path with a dot segment"},
+		{"1.04", "/v1/a%2f..%252fb", "decoded to a path with a dot segment"},
+		{"1.04", "/v1/a%252f%252fb", "decoded to a path with an empty segment"},
+		{"1.04", "/v1/%2500", "encoded twice, and encodes a control character (%00)"},
+		{"1.04", "/v1/%250d%250aX:1", "encoded twice, and encodes a control character (%0d)"},
+		{"1.04", "/v1/%255c", `encoded twice, and encodes '\\' (%5c)`},
+		{"1.04", "/v1/..%253b/x", "encoded twice, and encodes ';' (%3b)"},
+		{"1.04", "/v1/..%253f/x", "decoded to a path with a dot segment"},
+		{"1.04", "/v1/..%2520/x", "decoded to a path with a dot segment"},
+		{"1.04", "/v1/%25c0%25ae", "encoded twice, and encodes bytes that are not UTF-8 (%c0)"},
+		{"1.04", "/v1/%25c3%c2%a4", "encoded twice, and encodes bytes that are not UTF-8 (%c3)"},
+		{"1.04", "/v1/%2541", "encoded twice, and encodes 'A' (%41)"},
+		{"1.04", "/v1/%25252e", "encoded twice, and encodes '.' (%2e)"},
+		{"1.04", "/v1/%2525252e", "encoded twice, and encodes '.' (%2e)"},
+		{"1.04", "/v1/%252525252520", "encoded more than 4 times"},
+		{"1.04", "/v1/" + "%" + strings.Repeat("25", 4000), "encoded more than 4 times"},
 		{"1.04", "/v1/%25%32%65", "encodes '2' (%32)"},
 		{"1.05", "/v1/..;/admin", "byte ';'"},
 		{"1.05", "/v1/..;foo=bar/admin", "byte ';'"},
@@ -250,5 +287,43 @@ func FuzzTarget(f *testing.F) {
 			t.Fatalf("URL %q became %q", s, target.RequestURI())
 		}
 		checkOtherParsers(t, target)
+		checkDecodings(t, target)
 	})
 }
+
+// checkDecodings fails if a server that decodes target's path, once or until nothing changes,
+// could end up elsewhere than at a path below the one that was matched, or if target does not
+// know what its path needs.
+func checkDecodings(t *testing.T, target policy.Target) {
+	t.Helper()
+	slash, percent := policy.NeedsOf(target)
+	slashes, doubled := strings.Count(target.Path, "/"), false
+	decoded := target.Path
+	for {
+		once := anyTriplet.ReplaceAllStringFunc(decoded, func(s string) string {
+			b, err := hex.DecodeString(s[1:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(b)
+		})
+		if once == decoded {
+			break
+		}
+		doubled = doubled || decoded != target.Path
+		decoded = once
+		if path.Clean(decoded) != strings.TrimSuffix(decoded, "/") && decoded != "/" {
+			t.Fatalf("path %q is decoded to %q, which is cleaned to %q", target.Path, decoded, path.Clean(decoded))
+		}
+		if strings.ContainsFunc(decoded, isControl) || strings.ContainsAny(decoded, "\\;") || !utf8.ValidString(decoded) {
+			t.Fatalf("path %q is decoded to %q", target.Path, decoded)
+		}
+	}
+	if slash != (strings.Count(decoded, "/") > slashes) || percent != doubled {
+		t.Fatalf("path %q: needs an encoded slash %v, double encoding %v; decoded to %q", target.Path, slash, percent, decoded)
+	}
+}
+
+var anyTriplet = regexp.MustCompile("%[0-9A-Fa-f]{2}")
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }

@@ -73,6 +73,7 @@ type Document struct {
 	file     string
 	lines    int
 	findings []finding
+	warnings []finding
 }
 
 // Err returns nil if nothing is wrong so far, else a [Mistakes] in file order. A report is cut
@@ -81,7 +82,20 @@ func (d *Document) Err() error {
 	if len(d.findings) == 0 {
 		return nil
 	}
-	sorted := slices.Clone(d.findings)
+	return inOrder(d.findings)
+}
+
+// Warnings returns what was recorded with [Value.Warn], in file order; nil if nothing was. It
+// is cut as Err is. A warning makes no error.
+func (d *Document) Warnings() Mistakes {
+	if len(d.warnings) == 0 {
+		return nil
+	}
+	return inOrder(d.warnings)
+}
+
+func inOrder(findings []finding) Mistakes {
+	sorted := slices.Clone(findings)
 	slices.SortStableFunc(sorted, func(a, b finding) int { return a.at.compare(b.at) })
 	ms := make(Mistakes, 0, len(sorted))
 	for _, f := range sorted {
@@ -97,8 +111,11 @@ func (d *Document) Err() error {
 }
 
 func (d *Document) add(at position, path, msg, hint string) {
-	m := Mistake{Where: d.where(at), Path: path, Msg: msg, Hint: hint}
-	d.findings = append(d.findings, finding{at, m})
+	d.findings = append(d.findings, d.found(at, path, msg, hint))
+}
+
+func (d *Document) found(at position, path, msg, hint string) finding {
+	return finding{at, Mistake{Where: d.where(at), Path: path, Msg: msg, Hint: hint}}
 }
 
 func (d *Document) where(at position) string {

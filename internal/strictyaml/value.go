@@ -42,6 +42,14 @@ func (v Value) Wrong(msg, hint string) {
 	}
 }
 
+// Warn records at the value what is allowed but may not be meant: see [Document.Warnings]. hint
+// may be empty. On an absent value it does nothing.
+func (v Value) Warn(msg, hint string) {
+	if v.doc != nil {
+		v.doc.warnings = append(v.doc.warnings, v.doc.found(v.at, v.path, msg, hint))
+	}
+}
+
 // usable is false for what is absent and for what [Parse] has already recorded as a mistake.
 func (v Value) usable() bool {
 	return v.node != nil && v.node.Kind != yaml.AliasNode && v.node.Style&yaml.TaggedStyle == 0

@@ -173,3 +173,26 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+// A warning is kept apart from the mistakes, in file order, and makes no error.
+func TestWarn(t *testing.T) {
+	doc, root := strictyaml.Parse("f", []byte("a: 1\nb: 2\n"))
+	if ms := doc.Warnings(); ms != nil {
+		t.Errorf("got %v before any", ms)
+	}
+	m := root.Mapping("a", "b", "c")
+	m.Get("b").Warn("second", "")
+	m.Get("a").Warn("first", "write less")
+	m.Get("c").Warn("of nothing", "")
+	want := strictyaml.Mistakes{{Where: "f:1:4", Path: "a", Msg: "first", Hint: "write less"}, {Where: "f:2:4", Path: "b", Msg: "second"}}
+	if diff := cmp.Diff(doc.Warnings(), want); diff != "" {
+		t.Errorf("(-got +want)\n%s", diff)
+	}
+	if err := doc.Err(); err != nil {
+		t.Errorf("a warning became %v", err)
+	}
+	m.Get("a").Wrong("mistake", "")
+	if diff := cmp.Diff(doc.Warnings(), want); diff != "" || len(doc.Err().(strictyaml.Mistakes)) != 1 {
+		t.Errorf("(-got +want)\n%s\nmistakes: %v", diff, doc.Err())
+	}
+}

@@ -48,6 +48,17 @@ func Header(name, prefix string) Injector {
 	return header{name: http.CanonicalHeaderKey(name), prefix: prefix}
 }
 
+// Copies returns what in makes known to an upstream of iss: the value and, for basic
+// authentication, the user that goes with it. It is for whoever has to recognise them when they
+// come back, and owns them then.
+func Copies(in Injector, iss *credential.Issuance) (value, user []byte) {
+	value, user = append(value, iss.Value.Expose()...), append(user, iss.User.Expose()...)
+	if b, ok := in.(basic); ok && b.user != "" {
+		user = []byte(b.user)
+	}
+	return value, user
+}
+
 type header struct{ name, prefix string }
 
 func (h header) Carrier() Carrier { return Carrier{Header: h.name} }

@@ -36,17 +36,23 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.gate.leave()
 	ex.conn.tunnel = &authority
-	s.front.ServeHTTP(w, r)
+	s.front.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex)))
 }
+
+// exchangeKey is how the exchange of a CONNECT request gets through the front.
+type exchangeKey struct{}
 
 // refuseTunnel says why no tunnel can be opened to authority, or nil.
 func (s *Server) refuseTunnel(ex *exchange, authority policy.Authority) *refusal {
 	pol := ex.gen.Policy
-	switch known := pol.KnowsAuthority("https", authority); {
+	switch known := pol.KnowsAuthority("https", authority) || pol.Tunnel(authority) != nil; {
 	case ex.r.ContentLength != 0 || len(ex.r.TransferEncoding) > 0:
 		return &refusal{status: http.StatusBadRequest, reason: "bad_connect", detail: "a CONNECT request has no body"}
 	case !known && s.cfg.RefuseEarly && pol.Mode() != policy.Report:
 		return ex.denied("host_not_allowed", "role "+pol.Role()+" may not reach "+authority.String())
+	}
+	if pol.Tunnel(authority) != nil {
+		return nil
 	}
 	if _, err := s.cfg.CA.Leaf(authority.Host); err != nil {
 		// The CA is constrained to names and to the addresses that the policy lists.
@@ -55,17 +61,22 @@ func (s *Server) refuseTunnel(ex *exchange, authority policy.Authority) *refusal
 	return nil
 }
 
-// startTunnel terminates the agent's TLS on client and hands the connection to the inner server.
-// It owns client.
+const connectionEstablished = "HTTP/1.1 200 Connection established\r\n\r\n"
+
+// startTunnel terminates the agent's TLS on client and hands the connection to the inner server,
+// unless the policy lets this tunnel through as it is. It owns client.
 func (s *Server) startTunnel(r *http.Request, client net.Conn) {
-	conn := connOf(r.Context())
+	ex := r.Context().Value(exchangeKey{}).(*exchange)
+	conn := ex.conn
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handshakeTimeout)
 	defer cancel()
+	if route := ex.gen.Policy.Tunnel(*conn.tunnel); route != nil {
+		s.passThrough(ctx, route, client, ex)
+		return
+	}
 	client.SetDeadline(time.Now().Add(handshakeTimeout))
-
-	tunnel := &tunnelConn{Conn: client, connection: conn}
-	tlsConn := tls.Server(tunnel, s.tls)
-	_, err := io.WriteString(client, "HTTP/1.1 200 Connection established\r\n\r\n")
+	tlsConn := tls.Server(&tunnelConn{Conn: client, connection: &connection{id: conn.id, tunnel: conn.tunnel}}, s.tls)
+	_, err := io.WriteString(client, connectionEstablished)
 	if err == nil {
 		err = tlsConn.HandshakeContext(ctx)
 	}
@@ -76,6 +87,7 @@ func (s *Server) startTunnel(r *http.Request, client net.Conn) {
 	}
 	client.SetDeadline(time.Time{})
 	if !s.tunnels.push(tlsConn) {
+		s.refuseConnection(conn.id, conn.tunnel.Host, "draining")
 		client.Close()
 	}
 }
@@ -128,13 +140,22 @@ func (s *Server) tlsConfig() *tls.Config {
 	}
 }
 
-func innerConnContext(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(*tls.Conn); ok {
-		if tunnel, ok := t.NetConn().(*tunnelConn); ok {
-			return context.WithValue(ctx, connKey{}, tunnel.connection)
-		}
+func (s *Server) innerConnContext(ctx context.Context, c net.Conn) context.Context {
+	s.conns.Add(1)
+	if tunnel := tunnelOf(c); tunnel != nil {
+		return context.WithValue(ctx, connKey{}, tunnel.connection)
 	}
 	return ctx
+}
+
+// tunnelOf returns the tunnel that c is the inside of, or nil.
+func tunnelOf(c net.Conn) *tunnelConn {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	tunnel, _ := t.NetConn().(*tunnelConn)
+	return tunnel
 }
 
 // A tunnelListener is how tunnels reach the inner server.

@@ -170,6 +170,7 @@ func (ex *exchange) dropAgentCredentials(out *http.Request) *refusal {
 			delete(out.Header, name)
 		}
 	}
+	askForScannable(out.Header)
 	if carrier.Query == "" {
 		return nil
 	}
@@ -183,6 +184,15 @@ func (ex *exchange) dropAgentCredentials(out *http.Request) *refusal {
 		}
 	}
 	return nil
+}
+
+// askForScannable asks the upstream for an answer that can be looked through: whole, and not
+// compressed.
+func askForScannable(h http.Header) {
+	for _, name := range []string{"Range", "If-Range", "Accept-Encoding", "Grpc-Accept-Encoding"} {
+		h.Del(name)
+	}
+	h.Set("Accept-Encoding", "identity")
 }
 
 // inject puts the credential on out and checks that it is there exactly once (I6) and that

@@ -37,7 +37,8 @@ type exchange struct {
 	target  policy.Target
 	binding *Binding // nil: the request carries no credential
 	iss     *credential.Issuance
-	upgrade bool // the agent asks for a WebSocket
+	secrets *secrets // what the answer must not hold; nil: the request carries no credential
+	upgrade bool     // the agent asks for a WebSocket
 
 	rec      audit.Record // what the record of the request will say
 	intent   audit.Ref    // zero until the intent is recorded
@@ -63,6 +64,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, entrance string) 
 
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, entrance string) *exchange {
 	ex := &exchange{s: s, gen: s.generation.Load(), conn: connOf(r.Context()), w: w, r: r, started: time.Now()}
+	ex.conn.served.Add(1)
 	ex.rec = audit.Record{Conn: ex.conn.id, Entrance: entrance, Method: r.Method}
 	return ex
 }
@@ -172,6 +174,9 @@ func (ex *exchange) decide() *refusal {
 		ex.rec.WouldDeny = string(d.Reason)
 		return nil
 	}
+	if d.Reason == policy.EncodedSlashNotAllowed || d.Reason == policy.EncodedPercentNotAllowed {
+		return &refusal{status: http.StatusBadRequest, reason: string(d.Reason), detail: "the route for this path does not accept such an encoding", route: ex.rec.Route}
+	}
 	f := ex.denied(d.Reason, "role "+pol.Role()+" may not "+ex.r.Method+" "+ex.target.Scheme+"://"+hostField(ex.target)+ex.target.Path)
 	f.allowed = pol.AllowedOn(ex.target.Authority)
 	return f
@@ -186,6 +191,7 @@ func (ex *exchange) credential(ctx context.Context) (release func(), f *refusal)
 	if err == nil {
 		ex.iss = iss
 		ex.rec.Issuance = iss.ID
+		ex.secrets = ex.s.known.add(ex.binding.Injector, iss)
 		return release, nil
 	}
 	if errors.Is(err, credential.ErrClosed) {

@@ -50,6 +50,10 @@ func TestAllowed(t *testing.T) {
 		if in["route"] != "read" || in["credential"] != "api" || in["issuance"] == nil || in["entrance"] != map[bool]string{false: "connect-h1", true: "connect-h2"}[h2] {
 			t.Errorf("h2=%v: intent %v", h2, in)
 		}
+		r.stopAndWait()
+		if refused := r.trail.records(audit.ConnectionRefused); len(refused) != 0 {
+			t.Errorf("h2=%v: refused connections %v", h2, refused)
+		}
 		if out["status"] != 200.0 || out["bytes_out"] != 5.0 || out["protocol"] != "h2" || out["attempts"] != 1.0 {
 			t.Errorf("h2=%v: outcome %v", h2, out)
 		}

@@ -37,6 +37,7 @@ var titles = map[string]string{
 	"upstream_unreachable":   "The upstream cannot be reached",
 	"upstream_tls":           "The upstream's certificate could not be verified",
 	"upstream_timeout":       "The upstream did not answer in time",
+	"opaque_body":            "The upstream's answer cannot be looked through for credentials",
 	"upstream_protocol":      "The upstream's answer was not valid HTTP",
 	"agent_gone":             "The agent gave the request up",
 	"draining":               "Sidekey is shutting down",

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,11 +10,14 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/sidekey/sidekey/redact"
 )
 
 // upstreamFailure says in one of a few words why an upstream could not be asked. What Go's error
@@ -77,9 +81,9 @@ func (ex *exchange) respond(resp *http.Response) *refusal {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return ex.tunnelWebSocket(resp)
 	}
-	ex.copyResponseHeader(resp.Header)
-	if len(resp.Trailer) > 0 || isGRPC(resp.Header) {
-		ex.announceTrailers(resp)
+	body, f := ex.answer(resp)
+	if f != nil {
+		return f
 	}
 	rc := http.NewResponseController(ex.w)
 	if ex.r.ProtoMajor == 1 {
@@ -91,17 +95,107 @@ func (ex *exchange) respond(resp *http.Response) *refusal {
 	if streams {
 		rc.Flush() // the head is news by itself: a stream's first event may be far away
 	}
-	if err := ex.copyBody(rc, resp.Body, streams); err != nil {
+	err := ex.copyBody(rc, body, streams)
+	if err == nil {
+		err = ex.copyTrailer(resp.Trailer)
+	}
+	if err != nil {
 		ex.recordOutcome(resp.StatusCode, err.Error())
 		panic(http.ErrAbortHandler) // so that the agent sees a broken answer, not a short one
 	}
-	for name, values := range resp.Trailer {
+	rc.SetWriteDeadline(time.Time{})
+	ex.recordOutcome(resp.StatusCode, "")
+	return nil
+}
+
+// answer makes the head of the answer and returns the body to copy. In the answer to a request
+// that carried a credential, known secrets are masked, in the head and in the body as it streams.
+func (ex *exchange) answer(resp *http.Response) (body io.Reader, f *refusal) {
+	if ex.secrets == nil {
+		ex.copyResponseHeader(resp.Header)
+		ex.announceTrailers(resp)
+		return resp.Body, nil
+	}
+	if !scannable(resp) {
+		return nil, &refusal{
+			status: http.StatusBadGateway, reason: "opaque_body", route: ex.rec.Route,
+			detail: ex.target.Host + " sent an encoding that cannot be looked through for credentials",
+		}
+	}
+	head := reflection{secrets: ex.secrets}
+	head.mask(resp.Header)
+	if head.found > 0 && ex.recordReflection("header") != nil {
+		return nil, &refusal{status: http.StatusServiceUnavailable, reason: "audit_unavailable", retryAfter: time.Second}
+	}
+	body = ex.scan(resp)
+	ex.copyResponseHeader(resp.Header)
+	ex.announceTrailers(resp)
+	return body, nil
+}
+
+// scan returns resp's body with known secrets masked. A mask changes the length, so a body keeps
+// its Content-Length only if it is short enough to be masked before the head goes out.
+func (ex *exchange) scan(resp *http.Response) io.Reader {
+	const short = 64 << 10
+	if isGRPC(resp.Header) {
+		return newFrameScanner(ex, "message", resp.Body, grpcHeader)
+	}
+	r := &scanner{ex: ex, r: ex.secrets.values.NewReader(resp.Body)}
+	switch {
+	case resp.ContentLength == 0 || ex.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified:
+		return resp.Body // there is none
+	case resp.ContentLength > 0 && resp.ContentLength <= short:
+		whole, err := io.ReadAll(r)
+		if err != nil { // what came goes out, and then the error
+			return io.MultiReader(bytes.NewReader(whole), failingReader{err})
+		}
+		resp.ContentLength = int64(len(whole))
+		resp.Header.Set("Content-Length", strconv.Itoa(len(whole)))
+		return bytes.NewReader(whole)
+	}
+	resp.Header.Del("Content-Length")
+	resp.ContentLength = -1
+	return r
+}
+
+// A scanner records the first secret that its reader masks before it hands the bytes on.
+type scanner struct {
+	ex   *exchange
+	r    *redact.Reader
+	told bool
+}
+
+func (s *scanner) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if !s.told && s.r.Found() > 0 {
+		s.told = true
+		if s.ex.recordReflection("body") != nil {
+			return 0, errUnrecorded
+		}
+	}
+	return n, err
+}
+
+type failingReader struct{ err error }
+
+func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
+
+// copyTrailer sends the upstream's trailers, announced or not, after the body.
+func (ex *exchange) copyTrailer(trailer http.Header) error {
+	if ex.secrets != nil {
+		tail := reflection{secrets: ex.secrets}
+		tail.mask(trailer)
+		if tail.found > 0 {
+			if err := ex.recordReflection("trailer"); err != nil {
+				return err
+			}
+		}
+	}
+	for name, values := range trailer {
 		if ex.returned(name) {
 			ex.w.Header()[http.TrailerPrefix+name] = values
 		}
 	}
-	rc.SetWriteDeadline(time.Time{})
-	ex.recordOutcome(resp.StatusCode, "")
 	return nil
 }
 
@@ -135,6 +229,9 @@ func (ex *exchange) copyResponseHeader(from http.Header) {
 // announceTrailers lists the trailers that the upstream announced; those that it did not announce
 // are sent all the same. In HTTP/1.1 trailers go with chunks only, so the length is left out.
 func (ex *exchange) announceTrailers(resp *http.Response) {
+	if len(resp.Trailer) == 0 && !isGRPC(resp.Header) {
+		return
+	}
 	h := ex.w.Header()
 	if ex.r.Method != http.MethodHead {
 		h.Del("Content-Length")
@@ -153,6 +250,7 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 var (
 	errUpstreamBroke = errors.New("upstream_broke_off")
 	errAgentGone     = errors.New("agent_gone")
+	errUnrecorded    = errors.New("audit_unavailable")
 )
 
 // copyBody copies the response's body to the agent, flushing each piece if it is a stream.
@@ -174,6 +272,8 @@ func (ex *exchange) copyBody(rc *http.ResponseController, body io.Reader, flush 
 		switch {
 		case err == io.EOF:
 			return nil
+		case errors.Is(err, errUnrecorded), errors.Is(err, errReflected):
+			return err
 		case err != nil && ex.r.Context().Err() != nil:
 			return errAgentGone
 		case err != nil:

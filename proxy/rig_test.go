@@ -191,7 +191,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 	r.url = &url.URL{Scheme: "http", Host: r.addr}
 	cfg.CA, cfg.Trail = ca, r.trail.log
 	cfg.Generation = &proxy.Generation{
-		Policy: pol, Plain: plain,
+		Policy: pol, Plain: plain, Dial: plain.DialContext,
 		Bindings: map[string]*proxy.Binding{"api": {Credential: r.cache, Injector: o.injector, Transport: credentialed}},
 	}
 	srv := must(proxy.New(cfg))(t)
@@ -328,6 +328,10 @@ func exchangeRaw(t testing.TB, conn net.Conn, request string) string {
 
 // tunnel opens an intercepted tunnel to authority and returns the TLS connection in it.
 func (r *rig) tunnel(authority, sni string, protocols ...string) (*tls.Conn, error) {
+	return r.tunnelTo(authority, &tls.Config{ServerName: sni, RootCAs: r.roots, NextProtos: protocols})
+}
+
+func (r *rig) tunnelTo(authority string, cfg *tls.Config) (*tls.Conn, error) {
 	conn, err := net.Dial("tcp", r.addr)
 	if err != nil {
 		r.t.Fatal(err)
@@ -343,6 +347,6 @@ func (r *rig) tunnel(authority, sni string, protocols ...string) (*tls.Conn, err
 	if resp.StatusCode != 200 {
 		return nil, fmt.Errorf("CONNECT: %s", resp.Status)
 	}
-	tc := tls.Client(conn, &tls.Config{ServerName: sni, RootCAs: r.roots, NextProtos: protocols})
+	tc := tls.Client(conn, cfg)
 	return tc, tc.Handshake()
 }

@@ -11,7 +11,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +58,9 @@ type Generation struct {
 
 	// Plain sends the requests that carry no credential.
 	Plain http.RoundTripper
+
+	// Dial connects the tunnels that are passed through; it guards addresses as Plain does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Config says what a [Server] stands between. Listener, CA, Generation and Trail are required.
@@ -118,9 +120,12 @@ type Server struct {
 	tls        *tls.Config
 
 	connections atomic.Uint64
-	gate        *gate    // requests in flight and tunnels being set up
-	upgraded    connSet  // WebSockets
-	pathKey     [32]byte // of the HMAC that stands for paths in the trail
+	gate        *gate   // requests in flight and tunnels being set up
+	upgraded    connSet // WebSockets
+	known       knownSecrets
+	outerConns  sync.Map       // net.Conn -> *connection, of the listener
+	conns       sync.WaitGroup // connections whose end has not been looked at
+	pathKey     [32]byte       // of the HMAC that stands for paths in the trail
 }
 
 // New checks cfg and returns a server that is ready to run.
@@ -140,14 +145,14 @@ func New(cfg Config) (*Server, error) {
 	s.front = newFront(s.startTunnel)
 	s.tls = s.tlsConfig()
 	s.outer = s.httpServer(http.HandlerFunc(s.serveOuter), s.outerConnContext)
-	s.inner = s.httpServer(http.HandlerFunc(s.serveInner), innerConnContext)
+	s.inner = s.httpServer(http.HandlerFunc(s.serveInner), s.innerConnContext)
 	s.inner.TLSConfig = s.tls
 	return s, nil
 }
 
 func (g *Generation) check() error {
-	if g.Policy == nil || g.Plain == nil {
-		return errors.New("a generation needs a policy and a transport")
+	if g.Policy == nil || g.Plain == nil || g.Dial == nil {
+		return errors.New("a generation needs a policy, a transport and a dialer")
 	}
 	for _, c := range g.Policy.Credentials() {
 		b := g.Bindings[c.Name]
@@ -162,6 +167,7 @@ func (s *Server) httpServer(h http.Handler, cc func(context.Context, net.Conn) c
 	return &http.Server{
 		Handler:                      h,
 		ConnContext:                  cc,
+		ConnState:                    s.connState,
 		MaxHeaderBytes:               maxHeaderBytes,
 		ReadHeaderTimeout:            readHeaderTimeout,
 		IdleTimeout:                  idleTimeout,
@@ -200,6 +206,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.drain(context.WithoutCancel(ctx))
 	serving.Wait()
+	s.conns.Wait()
 	return err
 }
 
@@ -227,75 +234,6 @@ func (s *Server) drain(ctx context.Context) {
 	<-done
 }
 
-// A gate counts those inside, up to a bound, and can be closed.
-type gate struct {
-	mu     sync.Mutex
-	inside int
-	most   int
-	closed bool
-	empty  chan struct{} // closed when the gate is and nobody is inside
-}
-
-func newGate(most int) *gate { return &gate{most: most, empty: make(chan struct{})} }
-
-// enter lets the caller in, or says why not: nil means in, and then leave is to be called once.
-func (g *gate) enter() *refusal {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case g.closed:
-		return &refusal{status: http.StatusServiceUnavailable, reason: "draining", retryAfter: time.Second}
-	case g.inside >= g.most:
-		return &refusal{status: http.StatusServiceUnavailable, reason: "overloaded", retryAfter: time.Second}
-	}
-	g.inside++
-	return nil
-}
-
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inside--
-	g.signal()
-}
-
-// close lets nobody in any more. The channel is closed when the last one has left.
-func (g *gate) close() <-chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = true
-	g.signal()
-	return g.empty
-}
-
-func (g *gate) signal() {
-	if g.closed && g.inside == 0 {
-		close(g.empty)
-	}
-}
-
-type connKey struct{}
-
-// connOf returns the id of the connection, and the tunnel if it is an intercepted one.
-func connOf(ctx context.Context) *connection {
-	c, _ := ctx.Value(connKey{}).(*connection)
-	return c
-}
-
-// A connection is one of the agent's, or a tunnel on one.
-type connection struct {
-	id     string
-	tunnel *policy.Authority // nil outside of tunnels
-}
-
-func (s *Server) newConnectionID() string {
-	return "c" + strconv.FormatUint(s.connections.Add(1), 10)
-}
-
-func (s *Server) outerConnContext(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, &connection{id: s.newConnectionID()})
-}
-
 // serveOuter serves the listener: CONNECT and absolute-form requests.
 func (s *Server) serveOuter(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect {
@@ -312,63 +250,4 @@ func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.serve(w, r, entranceConnectH1)
-}
-
-// refuseConnection records a connection that carried no request.
-func (s *Server) refuseConnection(id, host, reason string) {
-	_, err := s.cfg.Trail.Append(audit.Record{Event: audit.ConnectionRefused, Conn: id, Host: host, Reason: reason})
-	if err != nil {
-		s.cfg.Log.Error().Str("reason", reason).Msg("a refused connection could not be recorded")
-	}
-}
-
-// A loopbackListener drops connections that do not come from this pod's loopback (I15): with
-// route_localnet set on a node, a loopback bind alone does not keep strangers away.
-type loopbackListener struct {
-	net.Listener
-	refused func(id, host, reason string)
-}
-
-func (l *loopbackListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil || isLoopback(c.RemoteAddr()) && isLoopback(c.LocalAddr()) {
-			return c, err
-		}
-		l.refused("", "", "not_loopback")
-		c.Close()
-	}
-}
-
-func isLoopback(a net.Addr) bool {
-	t, ok := a.(*net.TCPAddr)
-	return ok && t.IP.IsLoopback()
-}
-
-// A connSet holds connections that have left the HTTP servers' care. Its zero value is empty.
-type connSet struct {
-	mu    sync.Mutex
-	conns map[io.Closer]struct{}
-}
-
-func (s *connSet) add(c io.Closer) (remove func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conns == nil {
-		s.conns = map[io.Closer]struct{}{}
-	}
-	s.conns[c] = struct{}{}
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.conns, c)
-	}
-}
-
-func (s *connSet) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		c.Close()
-	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/sha1" // RFC 6455 section 4.2.2 asks for it; nothing is secured by it
 	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -57,10 +58,17 @@ func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
 		ex.body.n.Add(n)
 		upstream.Close()
 	}()
-	ex.sent, _ = io.Copy(stallGuard{client}, upstream)
+	var frames io.Reader = upstream
+	if ex.secrets != nil {
+		frames = newFrameScanner(ex, "websocket", upstream, webSocketHeader) // not compressed: the extension was not offered
+	}
+	code := ""
+	if ex.sent, err = io.Copy(stallGuard{client}, frames); errors.Is(err, errReflected) {
+		code = errReflected.Error()
+	}
 	client.Close()
 	<-ended
-	ex.recordOutcome(resp.StatusCode, "")
+	ex.recordOutcome(resp.StatusCode, code)
 	return nil
 }
 

@@ -34,7 +34,7 @@ type bound struct {
 func (b *binder) bind(pol *policy.Policy) (*bound, error) {
 	plain := proxy.NewTransport(b.upstream)
 	out := &bound{
-		Generation: &proxy.Generation{Policy: pol, Plain: plain, Bindings: map[string]*proxy.Binding{}},
+		Generation: &proxy.Generation{Policy: pol, Plain: plain, Dial: plain.DialContext, Bindings: map[string]*proxy.Binding{}},
 		transports: []*http.Transport{plain},
 	}
 	var mistakes policy.Mistakes

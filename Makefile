@@ -52,7 +52,7 @@ lint: ## gofmt, go vet, staticcheck, govulncheck
 .PHONY: test-clients
 test-clients: ## run curl and git through Sidekey (installs them where apt-get can)
 	bash tools/install-clients.sh
-	$(GO) test -count=1 -run TestClients ./cmd/sidekey/...
+	SIDEKEY_CLIENTS=1 $(GO) test -count=1 -run TestClients ./cmd/sidekey/...
 
 .PHONY: manifests
 manifests: ## check examples/kubernetes, with kubectl too where it is installed

@@ -87,7 +87,7 @@ func newEnv() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "env [--format sh|dotenv|json|kube]",
 		Short: "Print the environment that sends an agent through the sidecar",
-		Long: `env prints the variables that make the usual clients (curl, git, Python, Node, Go, Java tools, AWS, pip,
+		Long: `env prints the variables that make the usual clients (curl, git, Python, Node, Go, AWS, pip,
 cargo, deno, gRPC) use the sidecar as their proxy and trust its CA. None of them is a secret.`,
 		Example: `  eval "$(sidekey env --ca-dir /run/sidekey-ca)"
   sidekey env --format kube >> deployment.yaml`,

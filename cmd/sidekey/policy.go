@@ -16,8 +16,11 @@ func newPolicy() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Check, test and explain policy files",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  sidekey policy check policy.yaml
+  sidekey policy explain --policy policy.yaml GET https://api.github.com/user`,
+		Args:                       subcommand,
+		SuggestionsMinimumDistance: 2,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newPolicyCheck(), newPolicyTest(), newPolicyExplain(), newPolicySchema())
 	return cmd
@@ -43,7 +46,7 @@ func newPolicyCheck() *cobra.Command {
 		Use:   "check FILE...",
 		Short: "List every mistake in policy files, and run their tests",
 		Long: `check parses each file as strictly as the sidecar does and runs the tests that stand in it. It prints
-nothing if all is well. The exit status is 2 if a file has mistakes and 3 if a test fails.`,
+nothing if all is well. A warning is printed and does no more. The exit status is 2 if a file has mistakes and 3 if a test fails.`,
 		Example: "  sidekey policy check policies/*.yaml\n  sidekey policy check --json policy.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return checkPolicies(cmd.OutOrStdout(), cmd.ErrOrStderr(), args, asJSON)
@@ -53,12 +56,15 @@ nothing if all is well. The exit status is 2 if a file has mistakes and 3 if a t
 	return cmd
 }
 
-// A finding is a mistake, or a failed test, as JSON.
+const levelError = "error"
+
+// A finding is a mistake, a warning, or a failed test, as JSON.
 type finding struct {
 	Where string `json:"where"`
 	Path  string `json:"path,omitempty"`
 	Msg   string `json:"message"`
 	Hint  string `json:"hint,omitempty"`
+	Level string `json:"level"` // "error" or "warning"
 }
 
 func checkPolicies(stdout, stderr io.Writer, files []string, asJSON bool) error {
@@ -71,20 +77,23 @@ func checkPolicies(stdout, stderr io.Writer, files []string, asJSON bool) error 
 		case ok:
 			status = exitMistake
 			for _, m := range ms {
-				found = append(found, finding{m.Where, m.Path, m.Msg, m.Hint})
+				found = append(found, finding{m.Where, m.Path, m.Msg, m.Hint, levelError})
 			}
 			continue
 		case err != nil:
 			status = exitMistake
-			found = append(found, finding{Where: file, Msg: err.Error()})
+			found = append(found, finding{Where: file, Msg: err.Error(), Level: levelError})
 			continue
+		}
+		for _, w := range pol.Warnings() {
+			found = append(found, finding{w.Where, w.Path, w.Msg, w.Hint, "warning"})
 		}
 		for _, t := range pol.RunTests() {
 			if !t.OK {
 				if status == 0 {
 					status = exitFound
 				}
-				found = append(found, finding{t.Where, "tests", t.Request + ": want " + t.Want + ", got " + t.Got, ""})
+				found = append(found, finding{t.Where, "tests", t.Request + ": want " + t.Want + ", got " + t.Got, "", levelError})
 			}
 		}
 	}
@@ -96,7 +105,11 @@ func checkPolicies(stdout, stderr io.Writer, files []string, asJSON bool) error 
 		}
 	} else {
 		for _, f := range found {
-			fmt.Fprintln(stderr, policy.Mistake{Where: f.Where, Path: f.Path, Msg: f.Msg, Hint: f.Hint})
+			msg := f.Msg
+			if f.Level != levelError {
+				msg = f.Level + ": " + msg
+			}
+			fmt.Fprintln(stderr, policy.Mistake{Where: f.Where, Path: f.Path, Msg: msg, Hint: f.Hint})
 		}
 	}
 	if status != 0 {
@@ -190,7 +203,7 @@ that came nearest and what would have to differ. It always exits with 0 if it co
 				return mistake(err)
 			}
 			if !policy.ValidMethod(args[0]) {
-				return mistake(fmt.Errorf("%q is not a method that can be proxied; methods are upper case", args[0]))
+				return mistake(fmt.Errorf("%q is not a method that can be proxied; write METHOD URL, the method in upper case, as in: GET https://api.github.com/user", args[0]))
 			}
 			target, err := policy.ParseURL(args[1])
 			if err != nil {

@@ -49,17 +49,9 @@ the agent never sees. Every issuance and every use is recorded.`,
   sidekey policy check policy.yaml
   sidekey serve --config /etc/sidekey/config.yaml`,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			msg := fmt.Sprintf("unknown command %q", args[0])
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				msg += fmt.Sprintf("; did you mean %q?", near[0])
-			}
-			return errors.New(msg)
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    subcommand,
+		Version: version,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
@@ -72,6 +64,18 @@ the agent never sees. Every issuance and every use is recorded.`,
 		newServe(p), newRun(p), newDemo(p), newPolicy(), newEnv(), newVersion(), newDemoAgent(p),
 	)
 	return root
+}
+
+// subcommand refuses the arguments of a command that only has subcommands.
+func subcommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	msg := fmt.Sprintf("unknown command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		msg += fmt.Sprintf("; did you mean %q?", near[0])
+	}
+	return errors.New(msg + "\n\tsee " + cmd.CommandPath() + " --help")
 }
 
 // exitStatus prints err, if there is anything to print, and returns what the process ends with.

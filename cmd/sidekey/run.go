@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/sidekey/sidekey/internal/config"
@@ -33,11 +35,13 @@ type runOptions struct {
 func newRun(p process) *cobra.Command {
 	var o runOptions
 	cmd := &cobra.Command{
-		Use:   "run [--policy FILE] [--requested-by WHO] -- COMMAND [ARG...]",
-		Short: "Run one command as an agent, for the life of one session",
+		Use:                   "run [FLAGS] -- COMMAND [ARG...]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Run one command as an agent, for the life of one session",
 		Long: `run starts a session on a free loopback port, runs COMMAND with the proxy and CA variables set, and
 ends the session when it ends: everything that was issued is revoked. Whatever looks like a credential is
-taken out of the command's environment; the names are printed. The exit status is the command's.
+taken out of the command's environment; the names are printed, and --keep-env NAME keeps one, unless the
+policy itself reads it. The exit status is the command's.
 
 The policy is policy.yaml in the current directory unless --policy says otherwise. A credential that comes
 from: {env: {name: GITHUB_TOKEN}} is read from your environment and is not handed to the command.
@@ -55,7 +59,7 @@ The audit trail goes to a file of its own below $XDG_STATE_HOME/sidekey (or ~/.l
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return runCommand(cmd, p, o, args) },
 	}
-	config.Flags(cmd.Flags())
+	runDefaults("").Flags(cmd.Flags())
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration file, for Vault and upstream settings")
 	cmd.Flags().StringSliceVar(&o.keepEnv, "keep-env", nil, "keep this variable although it looks like a credential; can be repeated")
@@ -66,8 +70,16 @@ The audit trail goes to a file of its own below $XDG_STATE_HOME/sidekey (or ~/.l
 }
 
 func runCommand(cmd *cobra.Command, p process, o runOptions, args []string) error {
+	// Signals are taken over before anything is made that has to be cleaned up, and none is lost
+	// between here and the child.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, childSignals...)
+	defer signal.Stop(signals)
 	argv0, err := exec.LookPath(args[0])
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return &exitError{126, fmt.Errorf("%s: permission denied", args[0])}
+	case err != nil:
 		return &exitError{127, fmt.Errorf("%s: command not found", args[0])}
 	}
 	dir, err := os.MkdirTemp("", "sidekey-ca-")
@@ -109,19 +121,19 @@ func runCommand(cmd *cobra.Command, p process, o runOptions, args []string) erro
 		stop()
 		<-done
 		return failed(fmt.Errorf("no login to Vault at %s within %v (--vault-wait)", cfg.Vault.Address, o.wait))
-	case <-cmd.Context().Done():
+	case sig := <-signals:
 		stop()
 		<-done
-		return &exitError{Status: 130}
+		return &exitError{Status: 128 + int(sig.(syscall.Signal))}
 	}
 
-	environ, removed := scrub(p.environ, o.keepEnv, agentEnv(sc.url(), dir))
+	environ, removed := scrub(p.environ, o.keepEnv, agentEnv(sc.url(), cfg.CADir))
 	environ, removed = dropSources(environ, removed, s.policy)
 	fmt.Fprintf(say, "sidekey: role %s, session %s, audit trail %s\n", cfg.Role, s.session.ID, cfg.Audit.Path)
 	if len(removed) > 0 {
 		fmt.Fprintf(say, "sidekey: kept from the command: %s (--keep-env NAME keeps one)\n", strings.Join(removed, ", "))
 	}
-	status, childErr := runChild(p, argv0, args, environ)
+	status, childErr := runChild(p, argv0, args, environ, signals)
 	stop()
 	if err := <-done; err != nil {
 		printError(p.stderr, err)
@@ -136,50 +148,30 @@ func runCommand(cmd *cobra.Command, p process, o runOptions, args []string) erro
 	return nil
 }
 
-// runConfig is serve's configuration with the defaults of run: a free port, no probes, a CA
-// directory and an audit file of the session's own.
+// runDefaults are the defaults of run where they differ from serve's: a free port, no probes, a
+// CA directory and an audit file of the session's own, the role of the policy.
+func runDefaults(caDir string) config.Defaults {
+	return config.Defaults{
+		"role": "", "policy": "policy.yaml", "listen": "127.0.0.1:0", "ops": "off", "ca.dir": caDir,
+		"audit.path": "", "drain_grace": "2s", "log_level": "warn",
+	}
+}
+
 func runConfig(cmd *cobra.Command, p process, o runOptions, caDir string) (*config.Config, error) {
-	fs := cmd.Flags()
-	if !fs.Changed("policy") && o.config == "" {
-		fs.Set("policy", "policy.yaml")
+	env := environment(p.environ)
+	if o.config == "" {
+		o.config = env.get("SIDEKEY_CONFIG")
 	}
-	setDefault := func(name, value string) {
-		if !fs.Changed(name) {
-			fs.Set(name, value)
-		}
-	}
-	setDefault("listen", "127.0.0.1:0")
-	setDefault("ops", "off")
-	setDefault("log-level", "warn")
-	setDefault("drain-grace", "2s")
-	fs.Set("ca-dir", caDir)
-	if !fs.Changed("role") {
-		if role := roleOf(fs.Lookup("policy").Value.String()); role != "" {
-			fs.Set("role", role)
-		}
-	}
-	if !fs.Changed("audit") {
-		path, err := auditFile(environment(p.environ))
-		if err != nil {
-			return nil, failed(err)
-		}
-		fs.Set("audit", path)
-	}
-	cfg, err := config.Load(o.config, p.environ, fs)
+	cfg, err := runDefaults(caDir).Load(o.config, p.environ, cmd.Flags())
 	if err != nil {
 		return nil, mistake(err)
 	}
-	return cfg, nil
-}
-
-// roleOf returns the role of a policy file, or "" if that cannot be told; whatever is wrong is
-// reported when the policy is loaded.
-func roleOf(path string) string {
-	pol, err := readPolicy(path)
-	if err != nil {
-		return "unknown"
+	if cfg.Audit.Path == "" {
+		if cfg.Audit.Path, err = auditFile(env); err != nil {
+			return nil, failed(fmt.Errorf("%v\n\tsay where the audit trail is to go: --audit FILE", err))
+		}
 	}
-	return pol.Role()
+	return cfg, nil
 }
 
 // auditFile names a file for a session's trail.
@@ -216,13 +208,12 @@ func dropSources(environ, removed []string, pol *policy.Policy) (out, names []st
 	return environ, removed
 }
 
+var childSignals = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
+
 // runChild runs the command to its end and returns its exit status, or 128 plus the number of the
 // signal that ended it. Signals sent to this process reach the child.
-func runChild(p process, argv0 string, args, environ []string) (int, error) {
+func runChild(p process, argv0 string, args, environ []string, signals <-chan os.Signal) (int, error) {
 	child := &exec.Cmd{Path: argv0, Args: args, Env: environ, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	defer signal.Stop(signals)
 	if err := child.Start(); err != nil {
 		return 0, fmt.Errorf("start %s: %v", args[0], err)
 	}
@@ -231,8 +222,8 @@ func runChild(p process, argv0 string, args, environ []string) (int, error) {
 	for {
 		select {
 		case sig := <-signals:
-			// A terminal sends ^C and ^\ to the whole foreground group: the child has it already.
-			if (sig == syscall.SIGINT || sig == syscall.SIGQUIT) && onTerminal(p.stdin) {
+			// A terminal sends ^C and ^\ to its whole foreground group: the child has it already.
+			if (sig == syscall.SIGINT || sig == syscall.SIGQUIT) && inForeground() {
 				continue
 			}
 			child.Process.Signal(sig)
@@ -249,6 +240,18 @@ func runChild(p process, argv0 string, args, environ []string) (int, error) {
 	}
 }
 
+// inForeground reports whether this process is in the foreground group of its terminal.
+func inForeground() bool {
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false // no terminal
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// onTerminal reports whether v is a terminal.
 func onTerminal(v any) bool {
 	f, ok := v.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

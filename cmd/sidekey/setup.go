@@ -95,11 +95,15 @@ func (ms *mistakes) add(key, hint string, err error) {
 func (s *setup) loadPolicy(ms *mistakes) {
 	s.policyFile = s.cfg.Policy
 	if info, err := os.Stat(s.policyFile); err == nil && info.IsDir() {
+		if s.cfg.Role == "" {
+			ms.add("role", "say --role NAME", fmt.Errorf("%s is a directory, and no role says which policy in it is meant", s.policyFile))
+			return
+		}
 		s.policyFile = filepath.Join(s.policyFile, s.cfg.Role+".yaml")
 	}
 	pol, err := readPolicy(s.policyFile)
 	if err != nil {
-		ms.add("policy", "name a policy file, or a directory that holds "+s.cfg.Role+".yaml", err)
+		ms.add("policy", "name a policy file, or a directory that holds one for the role", err)
 		return
 	}
 	if s.cfg.Role != "" && pol.Role() != s.cfg.Role {
@@ -161,9 +165,11 @@ func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
 		Correlation: s.correlation,
 		Log:         log.With().Str("part", "vault").Logger(),
 	}
-	for key, path := range map[string]string{"token_file": v.Auth.TokenFile, "role_id_file": v.Auth.RoleIDFile, "secret_id_file": v.Auth.SecretIDFile} {
-		if path != "" {
-			ms.add("vault.auth."+key, "", checkReadable(path))
+	for _, f := range []struct{ key, path string }{
+		{"token_file", v.Auth.TokenFile}, {"role_id_file", v.Auth.RoleIDFile}, {"secret_id_file", v.Auth.SecretIDFile},
+	} {
+		if f.path != "" {
+			ms.add("vault.auth."+f.key, "", checkReadable(f.path))
 		}
 	}
 	if v.CAFile != "" {

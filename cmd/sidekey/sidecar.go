@@ -69,6 +69,9 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	}
 	s.own.add(sc.listener, sc.ops)
 	sc.bound = s.bound
+	for _, w := range s.policy.Warnings() {
+		log.Warn().Str("where", w.Where).Str("key", w.Path).Msg(w.Msg)
+	}
 	sc.proxy, err = proxy.New(proxy.Config{
 		Listener: sc.listener, CA: s.ca, Generation: s.bound.Generation, Trail: sc.trail,
 		RefuseEarly: s.cfg.RefuseEarly, DrainGrace: s.cfg.DrainGrace, Log: log.With().Str("part", "proxy").Logger(),

@@ -25,7 +25,17 @@ import (
 // layer: "config.yaml:12:3", "env SIDEKEY_LISTEN", "flag --listen"; it is path alone if the
 // file cannot be read, and "config" for what is missing if there is no file.
 func Load(path string, environ []string, flags *pflag.FlagSet) (*Config, error) {
-	l := newLoader()
+	return Defaults(nil).Load(path, environ, flags)
+}
+
+// Defaults are defaults of a command's own, by key, as one would write them. A key that has one
+// is not missing when no layer names it, even if its default is empty: the command finds a value
+// by itself then.
+type Defaults map[string]string
+
+// Load is like the function, with the defaults of d in place of the usual ones.
+func (d Defaults) Load(path string, environ []string, flags *pflag.FlagSet) (*Config, error) {
+	l := newLoader(d)
 	if path != "" {
 		src, err := readFile(path)
 		if err != nil {
@@ -90,10 +100,11 @@ type origin struct {
 
 // A loader puts the layers together.
 type loader struct {
-	v       *viper.Viper
-	origins map[string]origin           // key to the layer with the last word on it; a default has none
-	groups  map[string]strictyaml.Value // mapping to its place in the file; "" is the whole file
-	broken  map[string]bool             // keys that have something of the wrong kind in the file
+	v        *viper.Viper
+	defaults Defaults
+	origins  map[string]origin           // key to the layer with the last word on it; a default has none
+	groups   map[string]strictyaml.Value // mapping to its place in the file; "" is the whole file
+	broken   map[string]bool             // keys that have something of the wrong kind in the file
 
 	doc     *strictyaml.Document // nil without a file
 	general policy.Mistakes      // of no layer
@@ -101,8 +112,9 @@ type loader struct {
 	flags   policy.Mistakes
 }
 
-func newLoader() *loader {
+func newLoader(defaults Defaults) *loader {
 	l := &loader{
+		defaults: defaults,
 		// viper splits keys at its delimiter and folds those of nested maps. Here its keys are
 		// flat, with their dots, and its values are typed, so it does neither.
 		v:       viper.NewWithOptions(viper.KeyDelimiter("\x1f")),
@@ -111,9 +123,9 @@ func newLoader() *loader {
 		broken:  map[string]bool{},
 	}
 	for _, s := range settings {
-		if s.fallback != "" {
+		if fallback := defaults.of(s); fallback != "" {
 			// A fallback is right: a test loads the defaults.
-			l.v.SetDefault(s.key, s.form.text(s.fallback, func(msg, hint string) {}))
+			l.v.SetDefault(s.key, s.form.text(fallback, func(msg, hint string) {}))
 		}
 	}
 	return l

@@ -67,12 +67,22 @@ func envName(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// Flags defines the flags of serve that [Load] reads, on fs. They take any text: Load says
-// what is wrong with it, together with everything else that is wrong.
-func Flags(fs *pflag.FlagSet) {
+// Flags defines the flags that [Load] reads on fs. They take any text: Load says what is wrong
+// with it, together with everything else that is wrong.
+func Flags(fs *pflag.FlagSet) { Defaults(nil).Flags(fs) }
+
+// Flags is like the function, and shows the defaults of d.
+func (d Defaults) Flags(fs *pflag.FlagSet) {
 	for _, s := range settings {
 		if s.flag != "" {
-			fs.String(s.flag, s.fallback, s.usage)
+			fs.String(s.flag, d.of(s), s.usage)
 		}
 	}
+}
+
+func (d Defaults) of(s setting) string {
+	if own, ok := d[s.key]; ok {
+		return own
+	}
+	return s.fallback
 }

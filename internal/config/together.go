@@ -53,6 +53,9 @@ func (l *loader) need(key, example string) {
 	if _, ok := l.origins[key]; ok {
 		return
 	}
+	if _, ok := l.defaults[key]; ok {
+		return
+	}
 	if group, wrong := l.missing(key); wrong != nil {
 		wrong(fmt.Sprintf("the key %s is missing", key), howTo(key, "write "+inYAML(group, key, example)))
 	}

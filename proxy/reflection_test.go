@@ -46,7 +46,7 @@ func TestReflectedSecrets(t *testing.T) {
 			io.WriteString(zw, auth)
 			zw.Close()
 		},
-		"error": func(w http.ResponseWriter, auth string) { http.Error(w, "bad key "+canary, 401) },
+		"error": func(w http.ResponseWriter, auth string) { http.Error(w, "bad key "+canary, http.StatusUnauthorized) },
 	}
 	for name, shape := range shapes {
 		for _, h2 := range []bool{false, true} {

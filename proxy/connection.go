@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -126,15 +128,21 @@ func isLoopback(a net.Addr) bool {
 	return ok && t.IP.IsLoopback()
 }
 
-// A connSet holds connections that have left the HTTP servers' care. Its zero value is empty.
+// A connSet holds connections that are not, or not yet, in the HTTP servers' care. Its zero value
+// is empty.
 type connSet struct {
-	mu    sync.Mutex
-	conns map[io.Closer]struct{}
+	mu     sync.Mutex
+	conns  map[io.Closer]struct{}
+	closed bool
 }
 
+// add takes c in until remove is called. After closeAll it closes c at once.
 func (s *connSet) add(c io.Closer) (remove func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		c.Close()
+	}
 	if s.conns == nil {
 		s.conns = map[io.Closer]struct{}{}
 	}
@@ -146,10 +154,16 @@ func (s *connSet) add(c io.Closer) (remove func()) {
 	}
 }
 
+// closeAll closes what is in the set and what comes into it. A TLS connection may take seconds to
+// close, so all are closed at the same time.
 func (s *connSet) closeAll() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		c.Close()
+	s.closed = true
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, c := range conns {
+		closing.Go(func() { c.Close() })
 	}
+	closing.Wait()
 }

@@ -35,6 +35,7 @@ var metadata = []netip.Addr{
 	netip.MustParseAddr("100.100.100.200"), // Alibaba
 	netip.MustParseAddr("168.63.129.16"),   // Azure wire server
 	netip.MustParseAddr("192.0.0.192"),     // Oracle
+	netip.MustParseAddr("fd00:42::42"),     // Scaleway
 	netip.MustParseAddr("fd00:ec2::254"),   // AWS
 	netip.MustParseAddr("fd00:ec2::23"),    // AWS EKS pod identity
 	netip.MustParseAddr("fd20:ce::254"),    // GCP
@@ -78,6 +79,26 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("ff00::/8"),
 }
 
+// linkLocal is never dialled: every cloud has something there that trusts the machine.
+var linkLocal = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
+
+// embedded returns the IPv4 address that an IPv6 address stands for where the network translates:
+// NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056), IPv4-compatible (RFC 4291 section 2.5.5.1).
+func embedded(a netip.Addr) (netip.Addr, bool) {
+	b := a.As16()
+	at := func(i int) (netip.Addr, bool) { return netip.AddrFrom4([4]byte(b[i : i+4])), true }
+	switch {
+	case !a.Is6():
+	case netip.MustParsePrefix("64:ff9b::/96").Contains(a), netip.MustParsePrefix("64:ff9b:1::/48").Contains(a):
+		return at(12)
+	case netip.MustParsePrefix("2002::/16").Contains(a):
+		return at(2)
+	case netip.MustParsePrefix("::/96").Contains(a) && !a.IsLoopback() && !a.IsUnspecified():
+		return at(12)
+	}
+	return netip.Addr{}, false
+}
+
 // check is I9: the address is public, or inside a range that the config opens; never a metadata
 // service, nor one of the addresses that the guard was told never to dial.
 func (g *guard) check(ap netip.AddrPort) error {
@@ -90,10 +111,15 @@ func (g *guard) check(ap netip.AddrPort) error {
 	switch {
 	case !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast():
 		return fmt.Errorf("not a unicast address: %w", errAddressRefused)
-	case slices.Contains(metadata, addr):
+	case slices.Contains(metadata, addr) || slices.ContainsFunc(linkLocal, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		return fmt.Errorf("cloud metadata service: %w", errAddressRefused)
 	case g.never != nil && g.never(ap):
 		return fmt.Errorf("an address of Sidekey, Vault or the Kubernetes API: %w", errAddressRefused)
+	}
+	if v4, ok := embedded(addr); ok {
+		if err := g.check(netip.AddrPortFrom(v4, ap.Port())); err != nil {
+			return err
+		}
 	}
 	within := func(p netip.Prefix) bool { return p.Contains(addr) }
 	if slices.ContainsFunc(special, within) && !slices.ContainsFunc(g.allow, within) {

@@ -142,6 +142,12 @@ func TestDialGuard(t *testing.T) {
 		{"64:ff9b::a9fe:a9fe", "127.0.0.0/8", "502 address_refused"},
 		{"0.0.0.0", "0.0.0.0/0", "502 address_refused"},
 		{"100.64.0.1", "127.0.0.0/8", "502 address_refused"},
+		{"169.254.42.42", "169.254.0.0/16", "502 address_refused"},
+		{"64:ff9b::a9fe:a9fe", "64:ff9b::/96", "502 address_refused"},
+		{"64:ff9b::7f00:1", "64:ff9b::/96", "502 address_refused"},
+		{"64:ff9b:1::a9fe:a9fe", "::/0", "502 address_refused"},
+		{"2002:a9fe:a9fe::1", "::/0", "502 address_refused"},
+		{"::a9fe:a9fe", "::/0", "502 address_refused"},
 	} {
 		r := newRig(t, standardPolicy, ok, func(_ *proxy.Config, o *rigOptions) {
 			o.resolve["api.test"] = netip.MustParseAddr(tt.addr)

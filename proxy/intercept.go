@@ -30,7 +30,6 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 		f = s.gate.enter()
 	}
 	if f != nil {
-		w.Header().Set("Connection", "close")
 		ex.refuse(f)
 		return
 	}
@@ -74,6 +73,7 @@ func (s *Server) startTunnel(r *http.Request, client net.Conn) {
 		s.passThrough(ctx, route, client, ex)
 		return
 	}
+	defer s.upgraded.add(client)()
 	client.SetDeadline(time.Now().Add(handshakeTimeout))
 	tlsConn := tls.Server(&tunnelConn{Conn: client, connection: &connection{id: conn.id, tunnel: conn.tunnel}}, s.tls)
 	_, err := io.WriteString(client, connectionEstablished)

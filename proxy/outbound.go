@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -35,7 +36,11 @@ var notForwarded = map[string]bool{
 var overrides = map[string]bool{
 	"X-Http-Method-Override": true, "X-Http-Method": true, "X-Method-Override": true,
 	"X-Original-Url": true, "X-Rewrite-Url": true, "X-Original-Uri": true,
+	"X-Forwarded-Method": true, "X-Forwarded-Uri": true, "X-Original-Method": true,
 }
+
+// overrideKey is the query parameter that does the same.
+const overrideKey = "_method"
 
 // agentCredentials are the fields in which the agent could bring a credential of its own to a
 // host that gets ours. The carrier of the route's credential comes on top.
@@ -47,14 +52,34 @@ var agentCredentials = map[string]bool{
 }
 
 // folded maps a header name to the form in which CGI, WSGI and others make one of several: "_"
-// and "." become "-".
+// and "." become "-", and those at the ends are nothing.
 func folded(name string) string {
-	return textproto.CanonicalMIMEHeaderKey(strings.NewReplacer("_", "-", ".", "-").Replace(name))
+	return textproto.CanonicalMIMEHeaderKey(strings.Trim(strings.NewReplacer("_", "-", ".", "-").Replace(name), "-"))
+}
+
+// hasQueryKey reports whether query has a parameter that some server would take for key: after
+// decoding, whatever its case, with "_" for what PHP cannot have in a name, up to a NUL. A query
+// that cannot be decoded has every key.
+func hasQueryKey(query, key string) bool {
+	fold := func(k string) string {
+		k, _, _ = strings.Cut(k, "\x00")
+		return strings.ToLower(strings.NewReplacer(".", "_", " ", "_", "[", "_", "-", "_").Replace(strings.Trim(k, " ")))
+	}
+	for pair := range strings.SplitSeq(query, "&") {
+		k, _, _ := strings.Cut(pair, "=")
+		if k, err := url.QueryUnescape(k); err != nil || fold(k) == fold(key) {
+			return true
+		}
+	}
+	return false
 }
 
 // parseHeader looks for what makes a request ambiguous, and for an upgrade.
 func (ex *exchange) parseHeader() *refusal {
 	h := ex.r.Header
+	if hasQueryKey(ex.target.Query, overrideKey) {
+		return &refusal{status: http.StatusBadRequest, reason: "override_refused", detail: "the query has a parameter " + overrideKey}
+	}
 	for name, values := range h {
 		if overrides[folded(name)] {
 			return &refusal{status: http.StatusBadRequest, reason: "override_refused", detail: "the request has a header " + folded(name)}
@@ -83,7 +108,8 @@ func (ex *exchange) parseHeader() *refusal {
 // outbound makes the request that is to be sent, anew: nothing of the inbound head is relayed
 // that is not copied here (I5). The URL is built from the matched target (I1), and what stands in
 // it is byte for byte what was matched (I3).
-func (ex *exchange) outbound(ctx context.Context) (*http.Request, *refusal) {
+// cancel is called if the upstream leaves the agent's body unread for too long.
+func (ex *exchange) outbound(ctx context.Context, cancel func()) (*http.Request, *refusal) {
 	in := ex.r
 	out := (&http.Request{
 		Method: in.Method,
@@ -102,6 +128,8 @@ func (ex *exchange) outbound(ctx context.Context) (*http.Request, *refusal) {
 	out.ContentLength = in.ContentLength
 	switch {
 	case in.ContentLength != 0:
+		ex.body.stall = ex.s.cfg.stallTimeout()
+		ex.body.unread = time.AfterFunc(ex.body.stall, cancel)
 		out.Body = &ex.body
 	case !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, in.Method):
 		// A transport sends a request without a body a second time, if the agent calls it
@@ -110,7 +138,6 @@ func (ex *exchange) outbound(ctx context.Context) (*http.Request, *refusal) {
 	}
 	if isGRPC(in.Header) {
 		out.Header.Set("Te", "trailers")
-		out.Trailer = in.Trailer // filled by net/http when the body ends
 	}
 	return out, nil
 }
@@ -126,10 +153,8 @@ func hostField(t policy.Target) string {
 
 func outboundURL(t policy.Target) *url.URL {
 	u := &url.URL{Scheme: t.Scheme, Host: hostField(t), Path: t.Path, RawQuery: t.Query, ForceQuery: t.HasQuery && t.Query == ""}
-	if strings.Contains(t.Path, "%") {
-		if path, err := url.PathUnescape(t.Path); err == nil {
-			u.Path, u.RawPath = path, t.Path
-		}
+	if path, err := url.PathUnescape(t.Path); err == nil {
+		u.Path, u.RawPath = path, t.Path // RawPath always: net/url would escape more than the agent did
 	}
 	return u
 }
@@ -166,24 +191,18 @@ func (ex *exchange) dropAgentCredentials(out *http.Request) *refusal {
 	}
 	carrier := ex.binding.Injector.Carrier()
 	for name := range out.Header {
-		if f := folded(name); agentCredentials[f] || f == carrier.Header {
+		if f := folded(name); agentCredentials[f] || f == folded(carrier.Header) {
 			delete(out.Header, name)
 		}
 	}
 	askForScannable(out.Header)
-	if carrier.Query == "" {
+	if carrier.Query == "" || !hasQueryKey(ex.target.Query, carrier.Query) {
 		return nil
 	}
-	for pair := range strings.SplitSeq(ex.target.Query, "&") {
-		key, _, _ := strings.Cut(pair, "=")
-		if k, err := url.QueryUnescape(key); err != nil || strings.EqualFold(k, carrier.Query) {
-			return &refusal{
-				status: http.StatusBadRequest, reason: "credential_conflict", route: ex.rec.Route,
-				detail: "leave out the query parameter " + carrier.Query + "; Sidekey sets it",
-			}
-		}
+	return &refusal{
+		status: http.StatusBadRequest, reason: "credential_conflict", route: ex.rec.Route,
+		detail: "leave out the query parameter " + carrier.Query + "; Sidekey sets it",
 	}
-	return nil
 }
 
 // askForScannable asks the upstream for an answer that can be looked through: whole, and not
@@ -213,7 +232,7 @@ func (ex *exchange) inject(out *http.Request) *refusal {
 	carrier, found := ex.binding.Injector.Carrier(), 0
 	if carrier.Header != "" {
 		for name, values := range out.Header {
-			if folded(name) == carrier.Header {
+			if folded(name) == folded(carrier.Header) {
 				found += len(values)
 			}
 		}
@@ -227,18 +246,37 @@ func (ex *exchange) inject(out *http.Request) *refusal {
 	return nil
 }
 
-// A countingBody counts the bytes of the agent's body that were read.
+// A countingBody counts the bytes of a body that were read. The agent's own one also notices that
+// nobody reads on: unread is armed while the bytes of a Read are on their way upstream. A slow agent
+// does not trip it.
 type countingBody struct {
-	rc io.ReadCloser
-	n  atomic.Int64
+	rc     io.ReadCloser
+	n      atomic.Int64
+	broken atomic.Bool // reading failed; not by the end of the body
+	stall  time.Duration
+	unread *time.Timer // nil: nobody minds
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
+	if b.unread != nil {
+		b.unread.Stop()
+	}
 	n, err := b.rc.Read(p)
 	b.n.Add(int64(n))
+	switch {
+	case err != nil && err != io.EOF:
+		b.broken.Store(true)
+	case err == nil && b.unread != nil:
+		b.unread.Reset(b.stall)
+	}
 	return n, err
 }
 
-func (b *countingBody) Close() error { return b.rc.Close() }
+func (b *countingBody) Close() error {
+	if b.unread != nil {
+		b.unread.Stop()
+	}
+	return b.rc.Close()
+}
 
 func (b *countingBody) count() int64 { return b.n.Load() }

@@ -23,6 +23,7 @@ const entranceTunnel = "tunnel" // passed through, uninspected
 // not lead to another site behind the same address. It owns client.
 func (s *Server) passThrough(ctx context.Context, route *policy.Route, client net.Conn, ex *exchange) {
 	defer client.Close()
+	defer s.upgraded.add(client)()
 	authority := *ex.conn.tunnel
 	ex.rec.Entrance, ex.rec.Scheme, ex.rec.Route = entranceTunnel, "https", route.Name
 	client.SetDeadline(time.Now().Add(handshakeTimeout))
@@ -45,26 +46,30 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 		return
 	}
 	defer upstream.Close()
-	defer s.upgraded.add(client)()
 	defer s.upgraded.add(upstream)()
 	client.SetDeadline(time.Time{})
 	ex.attempts.Add(1)
 
+	stall := s.cfg.stallTimeout()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		n, _ := io.Copy(idleGuard{upstream}, io.MultiReader(bytes.NewReader(hello), idleGuard{client}))
+		n, _ := io.Copy(idleGuard{upstream, stall}, io.MultiReader(bytes.NewReader(hello), idleGuard{client, stall}))
 		ex.body.n.Add(n)
 		upstream.Close()
 	}()
-	ex.sent, _ = io.Copy(idleGuard{client}, idleGuard{upstream})
+	ex.sent, _ = io.Copy(idleGuard{client, stall}, idleGuard{upstream, stall})
 	client.Close()
+	upstream.Close()
 	<-ended
 	ex.recordOutcome(http.StatusOK, "")
 }
 
 // An idleGuard gives each read and write its own deadline.
-type idleGuard struct{ net.Conn }
+type idleGuard struct {
+	net.Conn
+	stall time.Duration // for a write
+}
 
 const tunnelIdle = 10 * time.Minute
 
@@ -74,7 +79,7 @@ func (g idleGuard) Read(p []byte) (int, error) {
 }
 
 func (g idleGuard) Write(p []byte) (int, error) {
-	g.SetWriteDeadline(time.Now().Add(stallTimeout))
+	g.SetWriteDeadline(time.Now().Add(g.stall))
 	return g.Conn.Write(p)
 }
 

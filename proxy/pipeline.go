@@ -81,7 +81,7 @@ func (ex *exchange) run() *refusal {
 	}
 	ctx, cancel := context.WithCancel(ex.r.Context())
 	defer cancel()
-	out, f := ex.outbound(ctx)
+	out, f := ex.outbound(ctx, cancel)
 	if f != nil {
 		return f
 	}
@@ -101,6 +101,8 @@ func (ex *exchange) run() *refusal {
 		return f
 	}
 	defer resp.Body.Close()
+	// Once an HTTP/2 upstream has answered, only closing its body wakes an upload that waits for it.
+	defer context.AfterFunc(ctx, func() { resp.Body.Close() })()
 	return ex.respond(resp)
 }
 
@@ -298,8 +300,12 @@ func (ex *exchange) recover() {
 		// The panic's value could quote the request; the stack holds addresses only.
 		ex.s.cfg.Log.Error().Str("stack", string(debug.Stack())).Msg("panic while serving a request")
 	}
-	if ex.intent.Seq != 0 {
+	switch {
+	case ex.intent.Seq != 0:
 		ex.recordOutcome(0, "internal")
+	case p != http.ErrAbortHandler: // nothing has been answered yet
+		ex.refuse(&refusal{status: http.StatusInternalServerError, reason: "internal", route: ex.rec.Route})
+		return
 	}
 	panic(http.ErrAbortHandler)
 }

@@ -96,6 +96,7 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request, role, instance s
 		body = nil
 	}
 	body = append(body, '\n')
+	boundLastFlush(http.NewResponseController(w), r, time.Minute)
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(f.status)

@@ -35,10 +35,14 @@ func (ex *exchange) upstreamFailure(err error) *refusal {
 		dns     *net.DNSError
 	)
 	switch {
+	case ex.body.broken.Load() && ex.r.Context().Err() == nil:
+		f.status, f.reason, f.detail = http.StatusBadRequest, "bad_request", "the request's body is malformed or broke off"
 	case errors.Is(err, errAddressRefused):
 		f.reason, f.detail = "address_refused", host+" resolves to an address that is not public; upstream.allow_cidrs opens ranges"
 	case errors.As(err, &verify), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record):
 		f.reason, f.detail = "upstream_tls", "no trusted TLS connection to "+host+" could be made"
+	case errors.Is(err, context.Canceled) && ex.r.Context().Err() == nil:
+		f.status, f.reason, f.detail = http.StatusGatewayTimeout, "upstream_timeout", host+" does not read the request"
 	case errors.Is(err, context.Canceled):
 		f.reason, f.detail = "agent_gone", "the agent gave up"
 	case errors.As(err, &dns):
@@ -89,23 +93,89 @@ func (ex *exchange) respond(resp *http.Response) *refusal {
 	if ex.r.ProtoMajor == 1 {
 		rc.EnableFullDuplex() // an answer may begin before the request has ended
 	}
-	rc.SetWriteDeadline(time.Now().Add(stallTimeout))
-	ex.w.WriteHeader(resp.StatusCode)
-	streams := resp.ContentLength < 0
-	if streams {
-		rc.Flush() // the head is news by itself: a stream's first event may be far away
+	to := newAgentWriter(ex, rc, resp.ContentLength < 0)
+	err := to.head(resp.StatusCode)
+	if err == nil {
+		err = ex.copyBody(to, body)
 	}
-	err := ex.copyBody(rc, body, streams)
 	if err == nil {
 		err = ex.copyTrailer(resp.Trailer)
 	}
 	if err != nil {
 		ex.recordOutcome(resp.StatusCode, err.Error())
+		if ex.r.ProtoMajor == 1 {
+			rc.SetReadDeadline(time.Now()) // else the server waits for the rest of the request
+		}
 		panic(http.ErrAbortHandler) // so that the agent sees a broken answer, not a short one
 	}
-	rc.SetWriteDeadline(time.Time{})
+	boundLastFlush(rc, ex.r, ex.s.cfg.stallTimeout())
 	ex.recordOutcome(resp.StatusCode, "")
 	return nil
+}
+
+// boundLastFlush bounds what the server does after the handler has returned. An HTTP/2 stream takes
+// the deadline with it to its end; on an HTTP/1.1 connection it would meet the next answer.
+func boundLastFlush(rc *http.ResponseController, r *http.Request, d time.Duration) {
+	if r.ProtoMajor == 2 {
+		rc.SetWriteDeadline(time.Now().Add(d))
+	}
+}
+
+// An agentWriter writes to the agent and gives each write a bound of its own. A deadline would not
+// do: on an HTTP/2 stream it also ends an answer that is merely waiting for its next event.
+type agentWriter struct {
+	ex    *exchange
+	flush bool
+	rc    *http.ResponseController
+
+	mu      sync.Mutex // rc is not to be used when the handler has returned
+	writing bool
+	stalled *time.Timer
+}
+
+func newAgentWriter(ex *exchange, rc *http.ResponseController, flush bool) *agentWriter {
+	w := &agentWriter{ex: ex, rc: rc, flush: flush}
+	w.stalled = time.AfterFunc(time.Hour, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.writing {
+			rc.SetWriteDeadline(time.Now())
+		}
+	})
+	w.stalled.Stop()
+	return w
+}
+
+func (w *agentWriter) bounded(write func() error) error {
+	w.mu.Lock()
+	w.writing = true
+	w.stalled.Reset(w.ex.s.cfg.stallTimeout())
+	w.mu.Unlock()
+	err := write()
+	if err == nil && w.flush {
+		err = w.rc.Flush()
+	}
+	w.mu.Lock()
+	w.writing = false
+	w.stalled.Stop()
+	w.mu.Unlock()
+	if err != nil {
+		return errAgentGone
+	}
+	return nil
+}
+
+// head sends the head. It is news by itself: a stream's first event may be far away.
+func (w *agentWriter) head(status int) error {
+	return w.bounded(func() error { w.ex.w.WriteHeader(status); return nil })
+}
+
+func (w *agentWriter) write(p []byte) error {
+	return w.bounded(func() error {
+		n, err := w.ex.w.Write(p)
+		w.ex.sent += int64(n)
+		return err
+	})
 }
 
 // answer makes the head of the answer and returns the body to copy. In the answer to a request
@@ -192,18 +262,18 @@ func (ex *exchange) copyTrailer(trailer http.Header) error {
 		}
 	}
 	for name, values := range trailer {
-		if ex.returned(name) {
+		if ex.returned(name) && httpguts.ValidTrailerHeader(name) {
 			ex.w.Header()[http.TrailerPrefix+name] = values
 		}
 	}
 	return nil
 }
 
-// returned reports whether a field of the response goes to the agent. Alt-Svc never does: it
-// would lead the agent around the proxy.
+// returned reports whether a field of the response goes to the agent. Alt-Svc never does, since it
+// would lead the agent around the proxy, nor does what only Sidekey says.
 func (ex *exchange) returned(name string) bool {
 	canonical := textproto.CanonicalMIMEHeaderKey(name)
-	return !hopByHop[canonical] && canonical != "Alt-Svc" && (ex.binding == nil || !notReturned[canonical])
+	return !hopByHop[canonical] && canonical != "Alt-Svc" && canonical != "Sidekey-Refusal" && (ex.binding == nil || !notReturned[canonical])
 }
 
 func (ex *exchange) copyResponseHeader(from http.Header) {
@@ -253,20 +323,15 @@ var (
 	errUnrecorded    = errors.New("audit_unavailable")
 )
 
-// copyBody copies the response's body to the agent, flushing each piece if it is a stream.
-func (ex *exchange) copyBody(rc *http.ResponseController, body io.Reader, flush bool) error {
+// copyBody copies the response's body to the agent.
+func (ex *exchange) copyBody(to *agentWriter, body io.Reader) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
 		n, err := body.Read(buf[:])
 		if n > 0 {
-			rc.SetWriteDeadline(time.Now().Add(stallTimeout))
-			if _, err := ex.w.Write(buf[:n]); err != nil {
-				return errAgentGone
-			}
-			ex.sent += int64(n)
-			if flush && rc.Flush() != nil {
-				return errAgentGone
+			if err := to.write(buf[:n]); err != nil {
+				return err
 			}
 		}
 		switch {

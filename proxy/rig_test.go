@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,6 +19,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,6 +46,9 @@ type rig struct {
 	port          string // of the upstream
 	roots         *x509.CertPool
 	upstreamRoots *x509.CertPool
+	upstreamCA    *mitmca.CA
+	dials         atomic.Int64 // towards upstreams, those that the guard stops included
+	transports    []*http.Transport
 	trail         *memoryTrail
 	cache         *credential.Cache
 	stop          context.CancelFunc // begins the drain
@@ -107,8 +112,11 @@ func (b book) Revoked(iss *credential.Issuance, _ error) {
 	b.log.Append(audit.Record{Event: audit.CredentialRevoked, Credential: iss.Credential, Issuance: iss.ID})
 }
 
-// fixed is a source of one value.
-type fixed struct{ fail func() error }
+// fixed is a source of one value, the canary if it is not said.
+type fixed struct {
+	fail  func() error
+	value string
+}
 
 func (f fixed) Issue(context.Context, string) (*credential.Issuance, error) {
 	if f.fail != nil {
@@ -117,7 +125,7 @@ func (f fixed) Issue(context.Context, string) (*credential.Issuance, error) {
 		}
 	}
 	now := time.Now()
-	return &credential.Issuance{Value: credential.NewSecret([]byte(canary)), IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, nil
+	return &credential.Issuance{Value: credential.NewSecret([]byte(cmp.Or(f.value, canary))), IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, nil
 }
 
 type option func(*proxy.Config, *rigOptions)
@@ -127,6 +135,14 @@ type rigOptions struct {
 	injector inject.Injector
 	allow    []netip.Prefix
 	resolve  map[string]netip.Addr
+	never    func(netip.AddrPort) bool
+	more     map[string]moreCredential // beside the one that is called api
+}
+
+// moreCredential is a further credential of a rig.
+type moreCredential struct {
+	injector inject.Injector
+	value    string
 }
 
 // standardPolicy is the policy of most tests; PORT is the upstream's.
@@ -146,7 +162,7 @@ routes:
 func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...option) *rig {
 	t.Helper()
 	r := &rig{t: t, trail: &memoryTrail{}, stopped: make(chan error, 1)}
-	upstreamCA := must(mitmca.New(mitmca.Config{}))(t)
+	r.upstreamCA = must(mitmca.New(mitmca.Config{}))(t)
 	r.upstream = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.note(req)
 		upstream(w, req)
@@ -155,7 +171,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 	r.upstream.Config.ErrorLog = log.New(io.Discard, "", 0)
 	r.upstream.TLS = &tls.Config{
 		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return upstreamCA.Leaf(h.ServerName) },
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return r.upstreamCA.Leaf(h.ServerName) },
 	}
 	r.upstream.StartTLS()
 	t.Cleanup(r.upstream.Close)
@@ -163,7 +179,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 
 	upstreamRoots := x509.NewCertPool()
 	r.upstreamRoots = upstreamRoots
-	upstreamRoots.AppendCertsFromPEM(upstreamCA.CertificatePEM())
+	upstreamRoots.AppendCertsFromPEM(r.upstreamCA.CertificatePEM())
 	loopback := netip.MustParseAddr("127.0.0.1")
 	o := &rigOptions{
 		source: fixed{}, injector: inject.Bearer(),
@@ -177,8 +193,8 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 
 	pol := must(policy.Parse("policy.yaml", []byte(strings.ReplaceAll(policyText, "PORT", r.port))))(t)
 	r.trail.log = must(audit.New(audit.Config{Sink: r.trail, Session: audit.Session{ID: "s-1", Role: pol.Role()}}))(t)
-	upstreamCfg := proxy.UpstreamConfig{Roots: upstreamRoots, AllowCIDRs: o.allow, Resolve: o.resolve}
-	plain, credentialed := proxy.NewTransport(upstreamCfg), proxy.NewTransport(upstreamCfg)
+	upstreamCfg := proxy.UpstreamConfig{Roots: upstreamRoots, AllowCIDRs: o.allow, Resolve: o.resolve, Never: o.never}
+	plain, credentialed := r.transport(upstreamCfg), r.transport(upstreamCfg)
 	r.cache = credential.NewCache(credential.CacheConfig{Name: "api", Source: o.source, Recorder: book{r.trail.log}})
 
 	ca := must(mitmca.New(mitmca.Config{}))(t)
@@ -194,6 +210,11 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 		Policy: pol, Plain: plain, Dial: plain.DialContext,
 		Bindings: map[string]*proxy.Binding{"api": {Credential: r.cache, Injector: o.injector, Transport: credentialed}},
 	}
+	for name, more := range o.more {
+		cache := credential.NewCache(credential.CacheConfig{Name: name, Source: fixed{value: more.value}, Recorder: book{r.trail.log}})
+		t.Cleanup(func() { cache.Close(context.Background()) })
+		cfg.Generation.Bindings[name] = &proxy.Binding{Credential: cache, Injector: more.injector, Transport: r.transport(upstreamCfg)}
+	}
 	srv := must(proxy.New(cfg))(t)
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
@@ -204,8 +225,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 			t.Errorf("Run: %v", err)
 		}
 		r.cache.Close(context.Background())
-		plain.CloseIdleConnections()
-		credentialed.CloseIdleConnections()
+		r.closeIdle()
 		if sum, err := audit.Verify(strings.NewReader(r.trail.text())); err != nil {
 			t.Errorf("the trail does not verify: %v", err)
 		} else {
@@ -229,6 +249,25 @@ func must[T any](v T, err error) func(testing.TB) T {
 			t.Fatal(err)
 		}
 		return v
+	}
+}
+
+// transport returns a transport whose dials are counted.
+func (r *rig) transport(cfg proxy.UpstreamConfig) *http.Transport {
+	tr := proxy.NewTransport(cfg)
+	dial := tr.DialContext
+	tr.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		r.dials.Add(1)
+		return dial(ctx, network, address)
+	}
+	r.transports = append(r.transports, tr)
+	return tr
+}
+
+// closeIdle closes the connections to upstreams that are not in use.
+func (r *rig) closeIdle() {
+	for _, tr := range r.transports {
+		tr.CloseIdleConnections()
 	}
 }
 

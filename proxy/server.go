@@ -92,20 +92,24 @@ type Config struct {
 	// MaxRequests bounds the requests in flight. Zero means 1024.
 	MaxRequests int
 
+	// StallTimeout bounds one write towards the agent, and how long an upstream may leave a body
+	// that the agent sends unread. Zero means 2 minutes.
+	StallTimeout time.Duration
+
 	// Log receives operational messages, never bytes of requests. The zero value discards.
 	Log zerolog.Logger
 }
 
-func (c Config) drainGrace() time.Duration { return cmp.Or(c.DrainGrace, 20*time.Second) }
-func (c Config) maxConnections() int       { return cmp.Or(c.MaxConnections, 1024) }
-func (c Config) maxRequests() int          { return cmp.Or(c.MaxRequests, 1024) }
+func (c Config) drainGrace() time.Duration   { return cmp.Or(c.DrainGrace, 20*time.Second) }
+func (c Config) stallTimeout() time.Duration { return cmp.Or(c.StallTimeout, 2*time.Minute) }
+func (c Config) maxConnections() int         { return cmp.Or(c.MaxConnections, 1024) }
+func (c Config) maxRequests() int            { return cmp.Or(c.MaxRequests, 1024) }
 
 const (
 	maxHeaderBytes    = 64 << 10
 	readHeaderTimeout = 10 * time.Second
 	handshakeTimeout  = 10 * time.Second
 	idleTimeout       = 90 * time.Second
-	stallTimeout      = 2 * time.Minute // for one write towards the agent
 	maxStreams        = 100
 )
 
@@ -121,7 +125,7 @@ type Server struct {
 
 	connections atomic.Uint64
 	gate        *gate   // requests in flight and tunnels being set up
-	upgraded    connSet // WebSockets
+	upgraded    connSet // WebSockets, tunnels that are passed through, handshakes
 	known       knownSecrets
 	outerConns  sync.Map       // net.Conn -> *connection, of the listener
 	conns       sync.WaitGroup // connections whose end has not been looked at
@@ -178,7 +182,7 @@ func (s *Server) httpServer(h http.Handler, cc func(context.Context, net.Conn) c
 			MaxReadFrameSize:     64 << 10,
 			SendPingTimeout:      30 * time.Second,
 			PingTimeout:          15 * time.Second,
-			WriteByteTimeout:     stallTimeout,
+			WriteByteTimeout:     s.cfg.stallTimeout(),
 		},
 	}
 }
@@ -187,6 +191,10 @@ func (s *Server) httpServer(h http.Handler, cc func(context.Context, net.Conn) c
 // connections closed, and requests in flight get the grace period. It returns when no goroutine
 // of the server is left; the error is nil unless serving itself failed.
 func (s *Server) Run(ctx context.Context) error {
+	base, cut := context.WithCancel(context.WithoutCancel(ctx)) // of every request
+	defer cut()
+	s.inner.BaseContext = func(net.Listener) context.Context { return base }
+	s.outer.BaseContext = s.inner.BaseContext
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
 	serve := func(srv *http.Server, ln net.Listener) {
@@ -204,17 +212,19 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	s.drain(context.WithoutCancel(ctx))
+	s.drain(context.WithoutCancel(ctx), cut)
 	serving.Wait()
 	s.conns.Wait()
 	return err
 }
 
-func (s *Server) drain(ctx context.Context) {
+// drain lets requests in flight finish within the grace period and then cuts off the rest: cut ends
+// their contexts, which a server whose request body is unread does not do when it closes.
+func (s *Server) drain(ctx context.Context, cut func()) {
 	empty := s.gate.close()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.drainGrace())
 	defer cancel()
-	s.upgraded.closeAll() // a WebSocket has no end to wait for
+	s.upgraded.closeAll() // neither a WebSocket nor a handshake has an end to wait for
 
 	done := make(chan struct{})
 	go func() {
@@ -228,9 +238,9 @@ func (s *Server) drain(ctx context.Context) {
 	case <-ctx.Done():
 		s.cfg.Log.Warn().Msg("requests in flight were cut off at the end of the grace period")
 	}
+	cut()
 	s.inner.Close()
 	s.outer.Close()
-	s.upgraded.closeAll()
 	<-done
 }
 

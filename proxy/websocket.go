@@ -5,10 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // validUpgrade reports whether resp accepts the WebSocket that r asks for (RFC 6455 section 4.1).
@@ -63,19 +61,12 @@ func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
 		frames = newFrameScanner(ex, "websocket", upstream, webSocketHeader) // not compressed: the extension was not offered
 	}
 	code := ""
-	if ex.sent, err = io.Copy(stallGuard{client}, frames); errors.Is(err, errReflected) {
+	if ex.sent, err = io.Copy(idleGuard{client, ex.s.cfg.stallTimeout()}, frames); errors.Is(err, errReflected) {
 		code = errReflected.Error()
 	}
 	client.Close()
+	upstream.Close()
 	<-ended
 	ex.recordOutcome(resp.StatusCode, code)
 	return nil
-}
-
-// A stallGuard gives each write its own deadline.
-type stallGuard struct{ net.Conn }
-
-func (g stallGuard) Write(p []byte) (int, error) {
-	g.SetWriteDeadline(time.Now().Add(stallTimeout))
-	return g.Conn.Write(p)
 }

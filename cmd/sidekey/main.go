@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,6 +19,9 @@ func main() { os.Exit(mainCode()) }
 func mainCode() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// net/http logs by the standard logger what surplus bytes an upstream sent, and those can be a
+	// credential that it sends back.
+	log.SetOutput(io.Discard)
 	// A second signal ends the process at once: after the first, the default action is back.
 	context.AfterFunc(ctx, stop)
 	return run(ctx, process{os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr})

@@ -4,12 +4,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -39,10 +36,9 @@ type setup struct {
 	session     audit.Session
 	pod         audit.Pod
 
-	own      ownAddresses
-	never    map[netip.AddrPort]bool // Vault and the Kubernetes API
-	recorder lateRecorder
-	anchor   func() (seq uint64, head string)
+	protected *protected
+	recorder  lateRecorder
+	anchor    func() (seq uint64, head string)
 }
 
 // prepare checks cfg and all that it names. Its error is a [policy.Mistakes] with everything that
@@ -55,7 +51,8 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	s.checkCADir(&ms)
 	s.loadRoots(&ms, env)
 	s.newVault(&ms, log)
-	s.never = neverDialled(cfg, env)
+	s.protected = newProtected(cfg, env)
+	s.checkRoutes(&ms)
 	upstream := s.upstream(&ms)
 	if s.policy != nil && len(ms) == 0 {
 		b := &binder{vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream}
@@ -125,6 +122,18 @@ func readPolicy(path string) (*policy.Policy, error) {
 		return nil, fmt.Errorf("read policy: %v", err)
 	}
 	return policy.Parse(path, src)
+}
+
+// checkRoutes refuses routes that lead to Vault or the Kubernetes API.
+func (s *setup) checkRoutes(ms *mistakes) {
+	if s.policy == nil {
+		return
+	}
+	for _, r := range s.policy.Routes() {
+		if s.protected.names(r.Host, r.Port) {
+			*ms = append(*ms, policy.Mistake{Where: r.Where, Path: "host", Msg: "an agent is never let through to Vault or the Kubernetes API", Hint: "remove the route"})
+		}
+	}
 }
 
 func (s *setup) checkCADir(ms *mistakes) {
@@ -211,7 +220,7 @@ func checkReadable(path string) error {
 
 func (s *setup) upstream(ms *mistakes) proxy.UpstreamConfig {
 	u := proxy.UpstreamConfig{AllowCIDRs: s.cfg.Upstream.AllowCIDRs, Resolve: s.cfg.Upstream.Resolve}
-	u.Never = func(ap netip.AddrPort) bool { return s.never[ap] || s.own.has(ap.Port()) && isLocal(ap.Addr()) }
+	u.Never = s.protected.covers
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(s.systemRoots)
 	if path := s.cfg.Upstream.CAFile; path != "" {
@@ -223,56 +232,6 @@ func (s *setup) upstream(ms *mistakes) proxy.UpstreamConfig {
 	}
 	u.Roots = pool
 	return u
-}
-
-// isLocal reports whether addr is one of this machine's own.
-func isLocal(addr netip.Addr) bool {
-	if addr.IsLoopback() {
-		return true
-	}
-	own, err := net.InterfaceAddrs()
-	if err != nil {
-		return true // unknown is as good as local: it is not dialled
-	}
-	for _, a := range own {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == addr {
-			return true
-		}
-	}
-	return false
-}
-
-// neverDialled resolves Vault and the Kubernetes API once, at the start.
-func neverDialled(cfg *config.Config, env environment) map[netip.AddrPort]bool {
-	never := map[netip.AddrPort]bool{}
-	add := func(host, port string) {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			return
-		}
-		addrs, err := net.LookupHost(host)
-		if err != nil {
-			return
-		}
-		for _, a := range addrs {
-			if addr, err := netip.ParseAddr(a); err == nil {
-				never[netip.AddrPortFrom(addr.WithZone("").Unmap(), uint16(n))] = true
-			}
-		}
-	}
-	if cfg.Vault != nil {
-		if u, err := url.Parse(cfg.Vault.Address); err == nil {
-			port := u.Port()
-			if port == "" {
-				port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-			}
-			add(u.Hostname(), port)
-		}
-	}
-	if host := env.get("KUBERNETES_SERVICE_HOST"); host != "" {
-		add(host, env.get("KUBERNETES_SERVICE_PORT"))
-	}
-	return never
 }
 
 // addressesOf returns the IP addresses that the policy's routes name.

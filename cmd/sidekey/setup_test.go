@@ -186,7 +186,7 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
-func TestNeverDialled(t *testing.T) {
+func TestProtectedAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		name, vault string
 		env         environment
@@ -207,7 +207,7 @@ func TestNeverDialled(t *testing.T) {
 			if tc.vault != "" {
 				cfg.Vault = &config.Vault{Address: tc.vault}
 			}
-			got := neverDialled(cfg, tc.env)
+			got := newProtected(cfg, tc.env).addrs
 			if len(got) != len(tc.want) {
 				t.Errorf("%v, want %v", got, tc.want)
 			}

@@ -67,7 +67,7 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 			return nil, failed(fmt.Errorf("listen for probes: %v", err))
 		}
 	}
-	s.own.add(sc.listener, sc.ops)
+	s.protected.listens(sc.listener, sc.ops)
 	sc.bound = s.bound
 	for _, w := range s.policy.Warnings() {
 		log.Warn().Str("where", w.Where).Str("key", w.Path).Msg(w.Msg)
@@ -122,7 +122,9 @@ func (sc *sidecar) run(ctx context.Context) error {
 		ops.Go(func() error { return serveOps(opsCtx, sc.ops, opsHandler(&sc.state, sc.metrics)) })
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return sc.proxy.Run(gctx) })
+	drained := make(chan struct{})
+	g.Go(func() error { defer close(drained); return sc.proxy.Run(gctx) })
+	g.Go(func() error { sc.endOverdue(gctx, drained); return nil })
 	g.Go(func() error { return sc.keepLoggedIn(gctx) })
 	g.Go(func() error { return sc.endAtTTL(gctx) })
 	context.AfterFunc(gctx, func() { sc.state.ready.Store(false) })
@@ -183,6 +185,18 @@ func (sc *sidecar) endAtTTL(ctx context.Context) error {
 	return nil
 }
 
+// endOverdue gives up the credentials if the proxy has not drained in time: whatever holds it up must
+// not keep them alive.
+func (sc *sidecar) endOverdue(ctx context.Context, drained <-chan struct{}) {
+	<-ctx.Done()
+	select {
+	case <-drained:
+	case <-time.After(sc.cfg.DrainGrace + 5*time.Second):
+		sc.log.Error().Msg("the proxy did not drain in time; revoking all the same")
+		sc.endCredentials()
+	}
+}
+
 // endCredentials revokes everything that the session holds: leases first, then the token.
 func (sc *sidecar) endCredentials() {
 	sc.ended.Do(func() {
@@ -198,32 +212,4 @@ func (sc *sidecar) endCredentials() {
 			sc.log.Warn().Err(err).Msg("the Vault token could not be revoked; it is valid until it expires")
 		}
 	})
-}
-
-// ownAddresses are the listeners of this process, which no upstream may turn out to be.
-type ownAddresses struct {
-	mu    sync.Mutex
-	ports map[uint16]bool
-}
-
-func (o *ownAddresses) add(listeners ...net.Listener) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.ports == nil {
-		o.ports = map[uint16]bool{}
-	}
-	for _, ln := range listeners {
-		if ln == nil {
-			continue
-		}
-		if a, ok := ln.Addr().(*net.TCPAddr); ok {
-			o.ports[a.AddrPort().Port()] = true
-		}
-	}
-}
-
-func (o *ownAddresses) has(port uint16) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.ports[port]
 }

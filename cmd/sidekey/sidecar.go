@@ -99,7 +99,13 @@ func (sc *sidecar) closeListeners() {
 // begin writes the first records. A session that cannot be recorded does not start.
 func (sc *sidecar) begin(s *setup) error {
 	sum := sha256.Sum256(sc.ca.Certificate().Raw)
-	_, err := sc.trail.Append(audit.Record{Event: audit.SessionStarted, Version: version, CA: hex.EncodeToString(sum[:])})
+	started := audit.Record{Event: audit.SessionStarted, Version: version, CA: hex.EncodeToString(sum[:])}
+	if n := neighbours(); n > 0 && s.pod.UID != "" {
+		// In a pod the sidecar is alone with its user, unless somebody shared the namespace.
+		started.Detail = fmt.Sprintf("warning: %d processes of the same user share the PID namespace", n)
+		sc.log.Warn().Int("processes", n).Msg("processes of the same user share the PID namespace; give the sidecar a user of its own")
+	}
+	_, err := sc.trail.Append(started)
 	if err == nil {
 		sc.trail.SetPolicy(1, s.bound.Policy.SHA256())
 		_, err = sc.trail.Append(audit.Record{Event: audit.PolicyLoaded, Detail: fmt.Sprintf("%s: mode %s, %d routes, %d credentials",

@@ -201,7 +201,9 @@ func shown(s string) string {
 }
 
 // AllowedOn lists for people what the policy allows on a, under either scheme: lines such as
-// "GET, HEAD /repos/acme/**" or "CONNECT, tunnelled uninspected", sorted, at most 20. It is nil if no route names a.
+// "GET, HEAD /repos/acme/**" or "CONNECT, tunnelled uninspected", sorted, at most 20. Where no
+// route names a's port, it lists the ports and schemes under which the host is named, as
+// "https://api.test:8443". It is nil if no route names the host.
 func (p *Policy) AllowedOn(a Authority) []string {
 	var lines []string
 	for _, scheme := range []string{"https", "http"} {
@@ -210,6 +212,11 @@ func (p *Policy) AllowedOn(a Authority) []string {
 			if s != nil {
 				lines = append(lines, s.allowed...)
 			}
+		}
+	}
+	if lines == nil {
+		for _, d := range slices.Concat(p.index.doors[a.Host], p.index.wildcardDoors[parentOf(a.Host)]) {
+			lines = append(lines, d.scheme+"://"+Authority{a.Host, d.port}.String())
 		}
 	}
 	return firstAllowed(lines)

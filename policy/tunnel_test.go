@@ -29,7 +29,7 @@ func TestTunnel(t *testing.T) {
 		{"pinned.test:8443", "", "GET, HEAD, OPTIONS /**"},
 		{"pinned.test:80", "", "GET, HEAD, OPTIONS /**"},
 		{"a.wild.test:443", "wild", "CONNECT, tunnelled uninspected"},
-		{"a.wild.test:8443", "", ""},
+		{"a.wild.test:8443", "", "https://a.wild.test:443"},
 		{"wild.test:443", "", ""},
 		{"a.b.wild.test:443", "", ""},
 		{"api.wild.test:443", "", "GET, HEAD, OPTIONS /v1"},

@@ -15,6 +15,9 @@ import (
 // errAddressRefused is in every error of a dial that the guard stopped.
 var errAddressRefused = errors.New("address refused")
 
+// errNeverDialled is in those that no config can open.
+var errNeverDialled = fmt.Errorf("never dialled: %w", errAddressRefused)
+
 // A guard decides which addresses may be dialled, and resolves names in this process, so that
 // the address that was looked at is the address that is connected to.
 type guard struct {
@@ -112,9 +115,9 @@ func (g *guard) check(ap netip.AddrPort) error {
 	case !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast():
 		return fmt.Errorf("not a unicast address: %w", errAddressRefused)
 	case slices.Contains(metadata, addr) || slices.ContainsFunc(linkLocal, func(p netip.Prefix) bool { return p.Contains(addr) }):
-		return fmt.Errorf("cloud metadata service: %w", errAddressRefused)
+		return fmt.Errorf("cloud metadata service: %w", errNeverDialled)
 	case g.never != nil && g.never(ap):
-		return fmt.Errorf("an address of Sidekey, Vault or the Kubernetes API: %w", errAddressRefused)
+		return fmt.Errorf("an address of Sidekey, Vault or the Kubernetes API: %w", errNeverDialled)
 	}
 	if v4, ok := embedded(addr); ok {
 		if err := g.check(netip.AddrPortFrom(v4, ap.Port())); err != nil {

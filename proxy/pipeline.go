@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptrace"
 	"runtime/debug"
@@ -197,14 +198,17 @@ func (ex *exchange) credential(ctx context.Context) (release func(), f *refusal)
 		return release, nil
 	}
 	if errors.Is(err, credential.ErrClosed) {
-		return nil, &refusal{status: http.StatusServiceUnavailable, reason: "session_ended", route: ex.rec.Route}
+		return nil, &refusal{
+			status: http.StatusServiceUnavailable, reason: "session_ended", route: ex.rec.Route,
+			detail: "the session's credentials were revoked; only routes without one still work",
+		}
 	}
 	f = &refusal{
 		status: http.StatusServiceUnavailable, reason: "credential_unavailable", route: ex.rec.Route, retryAfter: time.Second,
-		detail: "credential " + ex.rec.Credential + " could not be obtained; try again later",
+		detail: fmt.Sprintf("credential %q could not be obtained; try again later", ex.rec.Credential),
 	}
 	if errors.Is(err, credential.ErrRefused) {
-		f.detail = "the source refused credential " + ex.rec.Credential + "; only an operator can change that"
+		f.detail = fmt.Sprintf("the source refused credential %q; only an operator can change that", ex.rec.Credential)
 	}
 	if u, ok := errors.AsType[*credential.UnusableError](err); ok {
 		f.retryAfter = max(u.RetryAfter, time.Second)
@@ -221,10 +225,17 @@ func (ex *exchange) recordIntent() *refusal {
 	ref, err := ex.s.cfg.Trail.Append(rec)
 	if err != nil {
 		ex.s.cfg.Log.Error().Err(err).Msg("audit trail cannot be written; requests are refused")
-		return &refusal{status: http.StatusServiceUnavailable, reason: "audit_unavailable", retryAfter: time.Second}
+		return auditUnavailable(ex.rec.Route)
 	}
 	ex.intent = ref
 	return nil
+}
+
+func auditUnavailable(route string) *refusal {
+	return &refusal{
+		status: http.StatusServiceUnavailable, reason: "audit_unavailable", route: route, retryAfter: time.Second,
+		detail: "nothing is sent that cannot be recorded; an operator has to look at the audit sink",
+	}
 }
 
 // pathHMAC stands for the request target in the trail: equal targets have equal ones, and what

@@ -37,12 +37,16 @@ func (ex *exchange) upstreamFailure(err error) *refusal {
 	switch {
 	case ex.body.broken.Load() && ex.r.Context().Err() == nil:
 		f.status, f.reason, f.detail = http.StatusBadRequest, "bad_request", "the request's body is malformed or broke off"
+	case errors.Is(err, errNeverDialled):
+		f.reason, f.detail = "address_refused", "the address of "+host+" and this port is never dialled for an agent, whatever upstream.allow_cidrs opens"
 	case errors.Is(err, errAddressRefused):
 		f.reason, f.detail = "address_refused", host+" resolves to an address that is not public; upstream.allow_cidrs opens ranges"
 	case errors.As(err, &verify), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record):
 		f.reason, f.detail = "upstream_tls", "no trusted TLS connection to "+host+" could be made"
 	case errors.Is(err, context.Canceled) && ex.r.Context().Err() == nil:
 		f.status, f.reason, f.detail = http.StatusGatewayTimeout, "upstream_timeout", host+" does not read the request"
+	case errors.Is(context.Cause(ex.r.Context()), errDrainOver):
+		f.status, f.reason = http.StatusServiceUnavailable, "draining"
 	case errors.Is(err, context.Canceled):
 		f.reason, f.detail = "agent_gone", "the agent gave up"
 	case errors.As(err, &dns):
@@ -195,7 +199,7 @@ func (ex *exchange) answer(resp *http.Response) (body io.Reader, f *refusal) {
 	head := reflection{secrets: ex.secrets}
 	head.mask(resp.Header)
 	if head.found > 0 && ex.recordReflection("header") != nil {
-		return nil, &refusal{status: http.StatusServiceUnavailable, reason: "audit_unavailable", retryAfter: time.Second}
+		return nil, auditUnavailable(ex.rec.Route)
 	}
 	body = ex.scan(resp)
 	ex.copyResponseHeader(resp.Header)
@@ -321,6 +325,7 @@ var (
 	errUpstreamBroke = errors.New("upstream_broke_off")
 	errAgentGone     = errors.New("agent_gone")
 	errUnrecorded    = errors.New("audit_unavailable")
+	errDrainOver     = errors.New("draining")
 )
 
 // copyBody copies the response's body to the agent.
@@ -339,6 +344,8 @@ func (ex *exchange) copyBody(to *agentWriter, body io.Reader) error {
 			return nil
 		case errors.Is(err, errUnrecorded), errors.Is(err, errReflected):
 			return err
+		case err != nil && errors.Is(context.Cause(ex.r.Context()), errDrainOver):
+			return errDrainOver
 		case err != nil && ex.r.Context().Err() != nil:
 			return errAgentGone
 		case err != nil:

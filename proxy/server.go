@@ -191,7 +191,8 @@ func (s *Server) httpServer(h http.Handler, cc func(context.Context, net.Conn) c
 // connections closed, and requests in flight get the grace period. It returns when no goroutine
 // of the server is left; the error is nil unless serving itself failed.
 func (s *Server) Run(ctx context.Context) error {
-	base, cut := context.WithCancel(context.WithoutCancel(ctx)) // of every request
+	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // of every request
+	cut := func() { cancel(errDrainOver) }
 	defer cut()
 	s.inner.BaseContext = func(net.Listener) context.Context { return base }
 	s.outer.BaseContext = s.inner.BaseContext

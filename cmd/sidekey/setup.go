@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,7 +48,7 @@ type setup struct {
 func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) {
 	env := environment(p.environ)
 	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }}
-	var ms mistakes
+	ms := mistakes{where: cfg.Where}
 	s.loadPolicy(&ms)
 	s.checkCADir(&ms)
 	s.loadRoots(&ms, env)
@@ -54,7 +56,7 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	s.protected = newProtected(cfg, env)
 	s.checkRoutes(&ms)
 	upstream := s.upstream(&ms)
-	if s.policy != nil && len(ms) == 0 {
+	if s.policy != nil && len(ms.Mistakes) == 0 {
 		b := &binder{vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream}
 		var err error
 		s.bound, err = b.bind(s.policy)
@@ -62,20 +64,23 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 		s.ca, err = mitmca.New(mitmca.Config{PermitIPs: addressesOf(s.policy)})
 		ms.add("", "", err)
 	}
-	if len(ms) == 0 {
+	if len(ms.Mistakes) == 0 {
 		var err error
 		s.sink, err = audit.OpenSink(cfg.Audit.Path)
 		ms.add("audit.path", "name a file in a directory that exists, or - for standard output", err)
 	}
-	if len(ms) > 0 {
-		return nil, mistake(policy.Mistakes(ms))
+	if len(ms.Mistakes) > 0 {
+		return nil, mistake(ms.Mistakes)
 	}
 	s.identify(env)
 	return s, nil
 }
 
-// mistakes collects what is wrong.
-type mistakes policy.Mistakes
+// mistakes collects what is wrong. where tells the place of a key of the config.
+type mistakes struct {
+	policy.Mistakes
+	where func(key string) string
+}
 
 // add notes err under a key of the config; an error that is a list of mistakes is taken over.
 func (ms *mistakes) add(key, hint string, err error) {
@@ -83,10 +88,10 @@ func (ms *mistakes) add(key, hint string, err error) {
 		return
 	}
 	if more, ok := errors.AsType[policy.Mistakes](err); ok {
-		*ms = append(*ms, more...)
+		ms.Mistakes = append(ms.Mistakes, more...)
 		return
 	}
-	*ms = append(*ms, policy.Mistake{Where: "config", Path: key, Msg: err.Error(), Hint: hint})
+	ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: ms.where(key), Path: key, Msg: err.Error(), Hint: hint})
 }
 
 func (s *setup) loadPolicy(ms *mistakes) {
@@ -109,7 +114,7 @@ func (s *setup) loadPolicy(ms *mistakes) {
 	s.cfg.Role = pol.Role()
 	for _, t := range pol.RunTests() {
 		if !t.OK {
-			*ms = append(*ms, policy.Mistake{Where: t.Where, Path: "tests", Msg: "test fails: " + t.Request + ": want " + t.Want + ", got " + t.Got})
+			ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: t.Where, Path: "tests", Msg: "test fails: " + t.Request + ": want " + t.Want + ", got " + t.Got})
 		}
 	}
 	s.policy = pol
@@ -131,7 +136,7 @@ func (s *setup) checkRoutes(ms *mistakes) {
 	}
 	for _, r := range s.policy.Routes() {
 		if s.protected.names(r.Host, r.Port) {
-			*ms = append(*ms, policy.Mistake{Where: r.Where, Path: "host", Msg: "an agent is never let through to Vault or the Kubernetes API", Hint: "remove the route"})
+			ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: r.Where, Path: "host", Msg: "an agent is never let through to Vault or the Kubernetes API", Hint: "remove the route"})
 		}
 	}
 }
@@ -146,7 +151,7 @@ func (s *setup) checkCADir(ms *mistakes) {
 	default:
 		f, err := os.CreateTemp(s.cfg.CADir, ".sidekey-*")
 		if err != nil {
-			ms.add("ca.dir", "let the process write there", err)
+			ms.add("ca.dir", "let the process write there", fmt.Errorf("%s is not writable", s.cfg.CADir))
 			return
 		}
 		f.Close()
@@ -178,7 +183,7 @@ func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
 		{"token_file", v.Auth.TokenFile}, {"role_id_file", v.Auth.RoleIDFile}, {"secret_id_file", v.Auth.SecretIDFile},
 	} {
 		if f.path != "" {
-			ms.add("vault.auth."+f.key, "", checkReadable(f.path))
+			ms.add("vault.auth."+f.key, "name a file that holds nothing else", checkWord(f.path))
 		}
 	}
 	if v.CAFile != "" {
@@ -188,7 +193,7 @@ func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
 	}
 	var err error
 	s.vault, err = vault.New(cfg)
-	if err != nil && len(*ms) == 0 {
+	if err != nil && len(ms.Mistakes) == 0 {
 		ms.add("vault", "", err)
 	}
 }
@@ -200,20 +205,28 @@ func (s *setup) correlation(id string) string {
 	return fmt.Sprintf("sk1.%s.%d.%.16s", id, seq, head)
 }
 
-func checkReadable(path string) error {
+// checkWord checks a file that holds one word: a token, an id. What is in it stays there.
+func checkWord(path string) error {
+	const most = 64 << 10
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return fmt.Errorf("%s is a directory", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	defer clear(b)
+	switch words := bytes.Fields(b); {
 	case err != nil:
 		return err
-	case info.IsDir():
-		return fmt.Errorf("%s is a directory", path)
-	case info.Mode().IsRegular() && info.Size() == 0:
+	case len(b) > most:
+		return fmt.Errorf("%s is larger than 64 KiB", path)
+	case len(words) == 0:
 		return fmt.Errorf("%s is empty", path)
+	case len(words) > 1:
+		return fmt.Errorf("%s holds more than one word", path)
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func (sc *sidecar) keepLoggedIn(ctx context.Context) error {
 		err := sc.vault.Login(ctx)
 		waiting.Stop()
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || errors.Is(err, credential.ErrClosed):
 			return nil
 		case err != nil:
 			return fmt.Errorf("log in to Vault: %v", err)

@@ -52,6 +52,8 @@ func (t *trail) Revoked(iss *credential.Issuance, err error) {
 	switch {
 	case errors.Is(err, credential.ErrExpired):
 		rec.Reason = "expired"
+	case err == nil && iss.Origin.LeaseID == "":
+		rec.Reason = "discarded" // its source keeps nothing that could be revoked
 	case err != nil:
 		rec.Reason, rec.Error = "given_up", "revocation_failed"
 		t.log.Warn().Str("credential", iss.Credential).Str("issuance", iss.ID).Time("expires_at", iss.ExpiresAt).Err(err).

@@ -59,6 +59,17 @@ type Config struct {
 	// LogLevel is the least level of the operational log: debug, info, warn or error. Default
 	// info. It has no effect on the audit.
 	LogLevel string
+
+	where map[string]string // key to the place that has the last word on it
+}
+
+// Where returns the place that has the last word on key, such as "config.yaml:12:3" for
+// "vault.auth.token_file", and "config" if no layer names it.
+func (c *Config) Where(key string) string {
+	if w := c.where[key]; w != "" {
+		return w
+	}
+	return "config"
 }
 
 // Session is one session.

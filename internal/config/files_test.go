@@ -78,6 +78,9 @@ func mistakes(t *testing.T, err error) policy.Mistakes {
 // equateAddrs compares addresses by value: their fields are not exported.
 var equateAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
+// ignorePlaces leaves out where a value came from; [config.Config.Where] tells.
+var ignorePlaces = cmpopts.IgnoreUnexported(config.Config{})
+
 func defaults() *config.Config {
 	return &config.Config{
 		Role:       "pr-reviewer",
@@ -132,7 +135,7 @@ func TestGoodFiles(t *testing.T) {
 			t.Errorf("Load(%s): %v", tt.file, err)
 			continue
 		}
-		if diff := cmp.Diff(tt.want, got, equateAddrs, cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(tt.want, got, equateAddrs, cmpopts.EquateEmpty(), ignorePlaces); diff != "" {
 			t.Errorf("Load(%s) (-want +got):\n%s", tt.file, diff)
 		}
 	}

@@ -43,7 +43,7 @@ func (l *loader) readGroup(key string, v strictyaml.Value, values map[string]any
 			l.readGroup(join(key, name), value, values)
 			continue
 		}
-		l.origins[s.key] = origin{layerFile, value.Wrong}
+		l.origins[s.key] = origin{layerFile, value.Where(), value.Wrong}
 		if values[s.key] = s.form.file(value); values[s.key] == nil {
 			l.broken[s.key] = true
 		}
@@ -116,7 +116,7 @@ func (l *loader) readEnv(environ []string) {
 		case !known:
 			wrongVariable(name, wrong)
 		case value != "":
-			l.origins[s.key] = origin{layerEnv, wrong}
+			l.origins[s.key] = origin{layerEnv, "env " + name, wrong}
 			values[s.key] = s.form.text(value, wrong)
 		}
 	}
@@ -164,7 +164,7 @@ func (l *loader) readFlags(flags *pflag.FlagSet) {
 		// No flag is called "".
 		if f := flags.Lookup(s.flag); f != nil && f.Changed {
 			wrong := recordIn(&l.flags, "flag --"+s.flag, s.key)
-			l.origins[s.key] = origin{layerFlags, wrong}
+			l.origins[s.key] = origin{layerFlags, "flag --" + s.flag, wrong}
 			l.v.Set(s.key, s.form.text(f.Value.String(), wrong))
 		}
 	}

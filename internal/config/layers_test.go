@@ -141,7 +141,7 @@ func TestEnvOnly(t *testing.T) {
 		Audit:       config.Audit{Path: "a", Sync: true},
 		RefuseEarly: true, DrainGrace: time.Minute, LogLevel: "warn",
 	}
-	if diff := cmp.Diff(want, got, equateAddrs, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(want, got, equateAddrs, cmpopts.EquateEmpty(), ignorePlaces); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -172,7 +172,7 @@ func TestFlagsOnly(t *testing.T) {
 		Audit:       config.Audit{Path: "a"},
 		RefuseEarly: true, DrainGrace: time.Minute, LogLevel: "warn",
 	}
-	if diff := cmp.Diff(want, got, equateAddrs, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(want, got, equateAddrs, cmpopts.EquateEmpty(), ignorePlaces); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -200,7 +200,7 @@ func TestFlagDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got, equateAddrs); diff != "" {
+	if diff := cmp.Diff(want, got, equateAddrs, ignorePlaces); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -321,5 +321,18 @@ func TestNothingGiven(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWhere(t *testing.T) {
+	path := write(t, minimal)
+	cfg, err := config.Load(path, []string{"SIDEKEY_AUDIT_PATH=x"}, flagsOf(t, "--log-level=debug"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"role": path + ":1:7", "audit.path": "env SIDEKEY_AUDIT_PATH", "log_level": "flag --log-level", "ops": "config"} {
+		if got := cfg.Where(key); got != want {
+			t.Errorf("Where(%s) = %q, want %q", key, got, want)
+		}
 	}
 }

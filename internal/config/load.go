@@ -95,6 +95,7 @@ const (
 // An origin is the place of a value, where what is wrong with it is recorded.
 type origin struct {
 	layer layer
+	where string
 	wrong wrongFunc
 }
 
@@ -134,6 +135,7 @@ func newLoader(defaults Defaults) *loader {
 func (l *loader) config() *Config {
 	v := l.v
 	c := &Config{
+		where:  map[string]string{},
 		Role:   v.GetString("role"),
 		Policy: v.GetString("policy"),
 		Listen: v.GetString("listen"),
@@ -152,6 +154,9 @@ func (l *loader) config() *Config {
 		RefuseEarly: v.GetString("connect_refusal") == refuseEarly,
 		DrainGrace:  v.GetDuration("drain_grace"),
 		LogLevel:    v.GetString("log_level"),
+	}
+	for key, o := range l.origins {
+		c.where[key] = o.where
 	}
 	c.Upstream.AllowCIDRs, _ = v.Get("upstream.allow_cidrs").([]netip.Prefix)
 	c.Upstream.Resolve, _ = v.Get("upstream.resolve").(map[string]netip.Addr)

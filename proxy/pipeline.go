@@ -194,7 +194,10 @@ func (ex *exchange) credential(ctx context.Context) (release func(), f *refusal)
 	if err == nil {
 		ex.iss = iss
 		ex.rec.Issuance = iss.ID
-		ex.secrets = ex.s.known.add(ex.binding.Injector, iss)
+		var short bool
+		if ex.secrets, short = ex.s.known.add(ex.binding.Injector, iss); short {
+			ex.s.cfg.Log.Warn().Str("credential", iss.Credential).Msg("credential is too short to be looked for in answers")
+		}
 		return release, nil
 	}
 	if errors.Is(err, credential.ErrClosed) {

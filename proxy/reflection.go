@@ -37,12 +37,12 @@ type knownSecret struct {
 }
 
 // add makes iss known and returns the set that knows it. What had expired a while ago is
-// forgotten.
-func (k *knownSecrets) add(in inject.Injector, iss *credential.Issuance) *secrets {
+// forgotten. short reports, once for an issuance, that its value is too short to be looked for.
+func (k *knownSecrets) add(in inject.Injector, iss *credential.Issuance) (found *secrets, short bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if _, ok := k.patterns[iss.ID]; ok {
-		return k.current.Load()
+		return k.current.Load(), false
 	}
 	if k.patterns == nil {
 		k.patterns = map[string]knownSecret{}
@@ -65,11 +65,11 @@ func (k *knownSecrets) add(in inject.Injector, iss *credential.Issuance) *secret
 	for _, p := range patterns {
 		lower = append(lower, redact.Pattern{Value: bytes.ToLower(p.Value)})
 	}
-	found := &secrets{}
+	found = &secrets{}
 	found.values, _ = redact.Compile(patterns...)
 	found.names, _ = redact.Compile(lower...)
 	k.current.Store(found)
-	return found
+	return found, len(p.Value) < redact.MinLen
 }
 
 // A reflection looks for known secrets in one answer and counts what it masked.

@@ -78,10 +78,12 @@ type view struct {
 	lines []string
 }
 
-// github is the credential that the demo's policy names.
 const demoPath = "/repos/acme/app/pulls"
 
-func (s *stage) allowedCall(ctx context.Context) ([]view, error) {
+func (s *stage) allowedCall(ctx context.Context) ([]view, error) { return s.allowed(ctx, 1) }
+
+// allowed makes a call that carries the nth issuance.
+func (s *stage) allowed(ctx context.Context, n int) ([]view, error) {
 	agent, err := s.agent(ctx, "GET", s.url(demoPath))
 	if err != nil {
 		return nil, err
@@ -91,8 +93,8 @@ func (s *stage) allowedCall(ctx context.Context) ([]view, error) {
 	switch {
 	case agent.status != "200":
 		return views, fmt.Errorf("the agent got %s", agent.status)
-	case !contains(got, "Authorization: Bearer "+demoToken(1)):
-		return views, errors.New("the upstream did not get the credential")
+	case !contains(got, "Authorization: Bearer "+demoToken(n)):
+		return views, fmt.Errorf("the upstream did not get issuance number %d", n)
 	case strings.Contains(agent.all, demoTokenPrefix):
 		return views, errors.New("the agent saw the credential")
 	}
@@ -132,19 +134,7 @@ func (s *stage) expiry(ctx context.Context) ([]view, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	agent, err := s.agent(ctx, "GET", s.url(demoPath))
-	if err != nil {
-		return nil, err
-	}
-	got := s.upstream.take()
-	views := []view{agent.view(), {"upstream", got}, {"audit", s.newRecords()}}
-	switch {
-	case agent.status != "200":
-		return views, fmt.Errorf("the agent got %s", agent.status)
-	case !contains(got, "Authorization: Bearer "+demoToken(2)):
-		return views, errors.New("the upstream did not get the second credential")
-	}
-	return views, nil
+	return s.allowed(ctx, 2)
 }
 
 func (s *stage) end(context.Context) ([]view, error) {

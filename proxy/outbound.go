@@ -93,6 +93,9 @@ func (ex *exchange) parseHeader() *refusal {
 			}
 		}
 	}
+	if e := h["Expect"]; len(e) > 1 || len(e) == 1 && !strings.EqualFold(e[0], "100-continue") {
+		return &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request expects something other than 100-continue"}
+	}
 	protocols := h["Upgrade"]
 	if len(protocols) == 0 {
 		return nil

@@ -78,7 +78,9 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request, role, instance s
 	}
 	// The rest of a body that nobody reads must not be taken for the next request.
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		const patience = 2 * time.Second // net/http reads a little of it, so that the answer arrives
 		h.Set("Connection", "close")
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience))
 	}
 	if isGRPC(r.Header) {
 		f.writeGRPC(w)

@@ -196,15 +196,27 @@ func (ex *exchange) answer(resp *http.Response) (body io.Reader, f *refusal) {
 			detail: ex.target.Host + " sent an encoding that cannot be looked through for credentials",
 		}
 	}
-	head := reflection{secrets: ex.secrets}
-	head.mask(resp.Header)
-	if head.found > 0 && ex.recordReflection("header") != nil {
+	if ex.maskHead(resp) != nil {
 		return nil, auditUnavailable(ex.rec.Route)
 	}
 	body = ex.scan(resp)
 	ex.copyResponseHeader(resp.Header)
 	ex.announceTrailers(resp)
 	return body, nil
+}
+
+// maskHead masks known secrets in resp's header. Its error means that one was found and could not
+// be recorded.
+func (ex *exchange) maskHead(resp *http.Response) error {
+	if ex.secrets == nil {
+		return nil
+	}
+	head := reflection{secrets: ex.secrets}
+	head.mask(resp.Header)
+	if head.found == 0 {
+		return nil
+	}
+	return ex.recordReflection("header")
 }
 
 // scan returns resp's body with known secrets masked. A mask changes the length, so a body keeps
@@ -310,6 +322,9 @@ func (ex *exchange) announceTrailers(resp *http.Response) {
 	if ex.r.Method != http.MethodHead {
 		h.Del("Content-Length")
 		resp.ContentLength = -1
+	}
+	if ex.r.ProtoMajor != 1 {
+		return // HTTP/2 needs no announcement, and net/http would wait for what was announced
 	}
 	for name := range resp.Trailer {
 		if ex.returned(name) {

@@ -14,6 +14,7 @@ import (
 func validUpgrade(r *http.Request, resp *http.Response) bool {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") &&
+		len(resp.Header["Sec-Websocket-Extensions"]) == 0 && // none was offered
 		resp.Header.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:])
 }
 
@@ -35,6 +36,10 @@ func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
 
 	h := ex.w.Header()
 	clear(h)
+	if ex.maskHead(resp) != nil {
+		ex.recordOutcome(resp.StatusCode, errUnrecorded.Error())
+		return nil
+	}
 	ex.copyResponseHeader(resp.Header)
 	delete(h, "Date")
 	delete(h, "Content-Type")

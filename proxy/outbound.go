@@ -67,7 +67,9 @@ func hasQueryKey(query, key string) bool {
 	}
 	for pair := range strings.SplitSeq(query, "&") {
 		k, _, _ := strings.Cut(pair, "=")
-		if k, err := url.QueryUnescape(k); err != nil || fold(k) == fold(key) {
+		k, err := url.QueryUnescape(k)
+		name, _, _ := strings.Cut(k, "[") // name[] and name[0] are name to PHP, Rails and qs
+		if err != nil || fold(k) == fold(key) || fold(name) == fold(key) {
 			return true
 		}
 	}

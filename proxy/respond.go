@@ -41,7 +41,8 @@ func (ex *exchange) upstreamFailure(err error) *refusal {
 		f.reason, f.detail = "address_refused", "the address of "+host+" and this port is never dialled for an agent, whatever upstream.allow_cidrs opens"
 	case errors.Is(err, errAddressRefused):
 		f.reason, f.detail = "address_refused", host+" resolves to an address that is not public; upstream.allow_cidrs opens ranges"
-	case errors.As(err, &verify), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record):
+	case errors.As(err, &verify), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record),
+		errors.As(err, &dial) && dial.Op == "remote error": // the upstream's own TLS alert
 		f.reason, f.detail = "upstream_tls", "no trusted TLS connection to "+host+" could be made"
 	case errors.Is(err, context.Canceled) && ex.r.Context().Err() == nil:
 		f.status, f.reason, f.detail = http.StatusGatewayTimeout, "upstream_timeout", host+" does not read the request"
@@ -278,7 +279,8 @@ func (ex *exchange) copyTrailer(trailer http.Header) error {
 		}
 	}
 	for name, values := range trailer {
-		if ex.returned(name) && httpguts.ValidTrailerHeader(name) {
+		// One that was announced and did not come has no values; net/http would wait for it.
+		if len(values) > 0 && ex.returned(name) && httpguts.ValidTrailerHeader(name) {
 			ex.w.Header()[http.TrailerPrefix+name] = values
 		}
 	}

@@ -48,6 +48,9 @@ type rig struct {
 	upstreamRoots *x509.CertPool
 	upstreamCA    *mitmca.CA
 	dials         atomic.Int64 // towards upstreams, those that the guard stops included
+	connected     atomic.Int64 // dials that succeeded
+	dialled       sync.Map     // their local addresses, each with the number of its dial
+	upstreams     arrivalCount
 	transports    []*http.Transport
 	trail         *memoryTrail
 	cache         *credential.Cache
@@ -167,6 +170,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 		r.note(req)
 		upstream(w, req)
 	}))
+	r.upstream.Listener = countingListener{r.upstream.Listener, &r.upstreams}
 	r.upstream.EnableHTTP2 = true
 	r.upstream.Config.ErrorLog = log.New(io.Discard, "", 0)
 	r.upstream.TLS = &tls.Config{
@@ -257,8 +261,13 @@ func (r *rig) transport(cfg proxy.UpstreamConfig) *http.Transport {
 	tr := proxy.NewTransport(cfg)
 	dial := tr.DialContext
 	tr.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		r.dials.Add(1)
-		return dial(ctx, network, address)
+		n := r.dials.Add(1)
+		conn, err := dial(ctx, network, address)
+		if err == nil {
+			r.dialled.Store(conn.LocalAddr().String(), n)
+			r.connected.Add(1)
+		}
+		return conn, err
 	}
 	r.transports = append(r.transports, tr)
 	return tr

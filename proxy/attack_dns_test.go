@@ -59,13 +59,6 @@ func (s *nameServer) set(name string, lists ...string) {
 	}
 }
 
-// questions returns how often each name was asked for.
-func (s *nameServer) questions(name string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.asked[name]
-}
-
 func (s *nameServer) answer(query []byte) ([]byte, error) {
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil || len(m.Questions) != 1 {

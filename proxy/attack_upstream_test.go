@@ -28,7 +28,6 @@ type rawUpstream struct {
 
 	mu       sync.Mutex
 	answer   string // the text of the case; once
-	vars     vars
 	arrivals []arrival
 }
 

@@ -16,7 +16,7 @@ TESTFLAGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
 build: ## build bin/sidekey, static
@@ -53,6 +53,14 @@ lint: ## gofmt, go vet, staticcheck, govulncheck
 test-clients: ## run curl and git through Sidekey (installs them where apt-get can)
 	bash tools/install-clients.sh
 	SIDEKEY_CLIENTS=1 $(GO) test -count=1 -run TestClients ./cmd/sidekey/...
+
+.PHONY: test-exhaustion
+test-exhaustion: ## attack a real serve with floods and stuck peers (4 minutes); prints a table
+	SIDEKEY_EXHAUSTION=1 $(GO) test -count=1 -v -timeout 20m -run '^TestExhaustion$$' ./cmd/sidekey
+
+.PHONY: test-h2spec
+test-h2spec: build ## compare HTTP/2 inside a tunnel with bare net/http, by h2spec
+	cd tools/h2spec && $(GO) run . $(abspath bin/sidekey)
 
 .PHONY: manifests
 manifests: ## check examples/kubernetes, with kubectl too where it is installed

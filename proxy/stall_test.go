@@ -84,37 +84,6 @@ func TestSilentStream(t *testing.T) {
 	}
 }
 
-// I12: an agent that does not read ends its own request only.
-func TestAgentThatDoesNotRead(t *testing.T) {
-	for _, h2 := range []bool{false, true} {
-		r := newRig(t, standardPolicy, func(w http.ResponseWriter, req *http.Request) {
-			if req.URL.Path == "/v1/short" {
-				return
-			}
-			piece := make([]byte, 1<<20)
-			for range 256 {
-				if _, err := w.Write(piece); err != nil {
-					return
-				}
-			}
-		}, stallsSoon)
-		resp, err := r.client(h2).Get(r.at("api.test", "/v1/long"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for deadline := time.Now().Add(10 * time.Second); len(r.trail.records(audit.RequestOutcome)) == 0 && time.Now().Before(deadline); {
-			<-time.After(stall / 10)
-		}
-		if out := r.trail.records(audit.RequestOutcome); len(out) != 1 || out[0]["error"] != "agent_gone" {
-			t.Errorf("h2=%v: outcomes %v", h2, out)
-		}
-		resp.Body.Close()
-		if resp, _ := r.do(r.client(h2), "GET", r.at("api.test", "/v1/short"), nil, nil); resp.StatusCode != 200 {
-			t.Errorf("h2=%v: after it: %s", h2, resp.Status)
-		}
-	}
-}
-
 // A handshake that was begun before the drain does not outlive it, intercepted or passed through.
 func TestDrainEndsHandshakes(t *testing.T) {
 	for _, text := range []string{standardPolicy, tunnelPolicy} {

@@ -18,13 +18,14 @@ import (
 func pipelinedNeverReads(ctx context.Context, s *siege) (string, error) {
 	var sent atomic.Int64
 	one := strings.Repeat("GET http://denied.test/"+strings.Repeat("x", 900)+" HTTP/1.1\r\nHost: denied.test\r\n\r\n", 32)
-	open, err := s.many(ctx, 100, func(ctx context.Context) error {
+	open, err := s.many(ctx, 40, func(ctx context.Context) error {
 		conn, err := s.dial(ctx)
 		if err != nil {
 			return err
 		}
 		conn.SetWriteDeadline(time.Now().Add(3 * time.Second))
 		for range 64 {
+			waitFor(ctx, 20*time.Millisecond) // it is after memory; speed is for other attacks
 			n, err := io.WriteString(conn, one)
 			sent.Add(int64(n))
 			if err != nil {

@@ -27,6 +27,7 @@ type hostileUpstream struct {
 	server *http.Server
 	bomb   []byte // a gzip member of 64 MiB of zeros
 
+	closed  chan struct{}
 	serving sync.WaitGroup
 	mu      sync.Mutex
 	conns   map[net.Conn]bool // of h1
@@ -37,7 +38,7 @@ func newHostileUpstream() (*hostileUpstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &hostileUpstream{ca: ca, conns: map[net.Conn]bool{}}
+	u := &hostileUpstream{ca: ca, conns: map[net.Conn]bool{}, closed: make(chan struct{})}
 	leaf := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return ca.Leaf(h.ServerName) }
 	cfg := &tls.Config{GetCertificate: leaf, NextProtos: []string{"http/1.1"}}
 	if u.h1, err = tls.Listen("tcp", "127.0.0.1:0", cfg); err != nil {
@@ -72,6 +73,7 @@ func newHostileUpstream() (*hostileUpstream, error) {
 
 // close drops all connections and waits for their ends.
 func (u *hostileUpstream) close() {
+	close(u.closed)
 	u.server.Close()
 	u.h1.Close()
 	u.mu.Lock()
@@ -144,9 +146,8 @@ func (u *hostileUpstream) serveH1(conn net.Conn) {
 		case "/endless":
 			io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
 			forever(conn, make([]byte, 32<<10))
-		default: // stuck: it reads next to nothing and says nothing
-			conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
-			waitClosed(conn)
+		default: // stuck: it reads nothing and says nothing
+			<-u.closed
 		}
 		return
 	}
@@ -159,17 +160,6 @@ func forever(conn net.Conn, text []byte) {
 		if _, err := conn.Write(text); err != nil {
 			return
 		}
-	}
-}
-
-// waitClosed returns when the peer has closed, but reads next to nothing.
-func waitClosed(conn net.Conn) {
-	one := make([]byte, 1)
-	for {
-		if _, err := conn.Read(one); err != nil {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 

@@ -50,6 +50,8 @@ type answer struct {
 type agentConn interface {
 	// send sends the case's bytes and returns an answer for each of its wants.
 	send(a attack) []answer
+	// ask sends a request and returns its answer.
+	ask(r plainRequest) answer
 	// follow sends a valid request and returns its answer.
 	follow() answer
 	// closed waits for the end of the connection and reports whether it came.
@@ -149,12 +151,16 @@ func (c *h1Agent) bytesOf(a attack) []byte {
 		v["BASE"], v["HOST"] = c.followUp, c.host
 		return expand(wireLines(a.payload), v)
 	}
-	r := parseRequest(a, c.g.vars)
-	var b bytes.Buffer
 	prefix := c.followUp
 	if prefix != "" && a.keys["tunnel"] != "" {
 		prefix = "http://" + string(expand(a.keys["tunnel"], c.g.vars))
 	}
+	return c.render(parseRequest(a, c.g.vars), prefix)
+}
+
+// render returns r with prefix before its target.
+func (c *h1Agent) render(r plainRequest, prefix string) []byte {
+	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s%s HTTP/1.1\r\nHost: %s\r\n", r.method, prefix, r.target, strings.TrimPrefix(cmpOr(prefix, c.host), "http://"))
 	for _, f := range r.fields {
 		fmt.Fprintf(&b, "%s: %s\r\n", f[0], f[1])
@@ -215,10 +221,12 @@ func (c *h1Agent) read(method string) answer {
 	}
 }
 
-func (c *h1Agent) follow() answer {
-	fmt.Fprintf(c.conn, "GET %s/v1/followup HTTP/1.1\r\nHost: %s\r\n\r\n", c.followUp, c.host)
-	return c.read("GET")
+func (c *h1Agent) ask(r plainRequest) answer {
+	c.conn.Write(c.render(r, c.followUp))
+	return c.read(r.method)
 }
+
+func (c *h1Agent) follow() answer { return c.ask(plainRequest{method: "GET", target: "/v1/followup"}) }
 
 func (c *h1Agent) closed() bool {
 	_, err := io.Copy(io.Discard, c.br)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sidekey/sidekey/inject"
+	"github.com/sidekey/sidekey/policy"
 	"github.com/sidekey/sidekey/proxy"
 )
 
@@ -94,10 +95,11 @@ type arrival struct {
 // A gallery is a rig with upstreams for attacks.
 type gallery struct {
 	*rig
-	vars  vars
-	plain *httptest.Server
-	raw   *rawUpstream
-	certs *rawUpstream
+	vars   vars
+	policy *policy.Policy
+	plain  *httptest.Server
+	raw    *rawUpstream
+	certs  *rawUpstream
 
 	others  *arrivalCount // at the upstreams that the rig does not know
 	serving atomic.Int64  // requests that are being served upstream
@@ -147,6 +149,7 @@ func newGallery(t testing.TB, bad *badCertificates, opts ...option) *gallery {
 		}
 	}}, opts...)
 	g.rig = newRig(t, text, g.serve, opts...)
+	g.policy = must(policy.Parse("policy.yaml", []byte(strings.ReplaceAll(text, "PORT", g.port))))(t)
 	t.Cleanup(g.release)
 	if bad.ca != nil {
 		g.upstreamRoots.AddCert(bad.ca)
@@ -191,7 +194,7 @@ func (g *gallery) quiesce(t *testing.T) {
 	for deadline := time.Now().Add(agentPatience); ; time.Sleep(100 * time.Microsecond) {
 		g.closeIdle()
 		accepted, open := g.upstreams.accepted.Load()+g.others.accepted.Load(), g.upstreams.open.Load()+g.others.open.Load()
-		if accepted == g.connected.Load() && open == g.held && g.serving.Load() == g.held {
+		if accepted >= g.connected.Load() && open == g.held && g.serving.Load() == g.held {
 			return
 		}
 		if time.Now().After(deadline) {

@@ -220,10 +220,12 @@ func (h *h2Agent) take(f http2.Frame) {
 	}
 }
 
-func (h *h2Agent) follow() answer {
-	h.request(plainRequest{method: "GET", target: "/v1/followup"})
+func (h *h2Agent) ask(r plainRequest) answer {
+	h.request(r)
 	return h.wait(h.stream)
 }
+
+func (h *h2Agent) follow() answer { return h.ask(plainRequest{method: "GET", target: "/v1/followup"}) }
 
 func (h *h2Agent) closed() bool {
 	for !h.gone {

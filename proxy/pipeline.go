@@ -39,6 +39,7 @@ type exchange struct {
 	binding *Binding // nil: the request carries no credential
 	iss     *credential.Issuance
 	secrets *secrets // what the answer must not hold; nil: the request carries no credential
+	hasBody bool     // an answer to the agent has one, which may be buffered
 	upgrade bool     // the agent asks for a WebSocket
 
 	rec      audit.Record // what the record of the request will say
@@ -53,7 +54,7 @@ type exchange struct {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, entrance string) {
 	ex := s.newExchange(w, r, entrance)
 	if f := s.gate.enter(); f != nil {
-		ex.refuse(f)
+		ex.turnAway(f)
 		return
 	}
 	defer s.gate.leave()
@@ -61,6 +62,40 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, entrance string) 
 	if f := ex.run(); f != nil {
 		ex.refuse(f)
 	}
+	ex.hasBody = ex.hasBody || ex.sent > 0
+	ex.finish()
+}
+
+// turnAway refuses a request that the gate did not let in. An agent that does not read must not
+// keep any number of them waiting to be told: beyond a bound the stream, or connection, just ends.
+func (ex *exchange) turnAway(f *refusal) {
+	grpc := isGRPC(ex.r.Header)
+	clear(ex.r.Header) // so that one that waits is small
+	if grpc {
+		ex.r.Header.Set("Content-Type", "application/grpc") // says in which form to refuse
+	}
+	if ex.s.turnedAway.enter() != nil {
+		ex.record(f)
+		panic(http.ErrAbortHandler)
+	}
+	defer ex.s.turnedAway.leave()
+	ex.refuse(f)
+	ex.finish()
+}
+
+// finish sends what is buffered of an HTTP/2 answer's body. Left to net/http that would happen after
+// the gate was left, and an agent that does not read would keep any number of requests. A head
+// without a body is left to it, since it may be all there is (gRPC's trailers-only); the request's
+// own head, which can be large, goes before.
+func (ex *exchange) finish() {
+	if ex.r.ProtoMajor != 2 {
+		return
+	}
+	if ex.hasBody {
+		boundLastFlush(http.NewResponseController(ex.w), ex.r, ex.s.cfg.stallTimeout())
+		http.NewResponseController(ex.w).Flush()
+	}
+	clear(ex.r.Header)
 }
 
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, entrance string) *exchange {
@@ -275,6 +310,19 @@ func (ex *exchange) forward(out *http.Request) (*http.Response, *refusal) {
 // refuse records the refusal and answers with it. A request whose intent stands in the trail gets
 // its outcome; any other one a denial.
 func (ex *exchange) refuse(f *refusal) {
+	ref := ex.record(f)
+	ex.hasBody = !isGRPC(ex.r.Header) && ex.r.Method != http.MethodHead
+	rc := http.NewResponseController(ex.w)
+	if ex.r.ProtoMajor == 1 { // one that pipelines and does not read must not stay for ever
+		rc.SetWriteDeadline(time.Now().Add(ex.s.cfg.stallTimeout()))
+		defer rc.SetWriteDeadline(time.Time{})
+		defer rc.Flush()
+	}
+	f.write(ex.w, ex.r, ex.gen.Policy.Role(), ref.ID)
+}
+
+// record is the part of refuse that the trail gets.
+func (ex *exchange) record(f *refusal) audit.Ref {
 	ref := ex.intent
 	if ex.intent.Seq != 0 {
 		ex.recordOutcome(f.status, f.reason)
@@ -287,7 +335,7 @@ func (ex *exchange) refuse(f *refusal) {
 			ex.s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a refusal could not be recorded")
 		}
 	}
-	f.write(ex.w, ex.r, ex.gen.Policy.Role(), ref.ID)
+	return ref
 }
 
 // recordOutcome closes the intent. It comes after the bytes have gone, so its failure can only be

@@ -111,6 +111,7 @@ const (
 	handshakeTimeout  = 10 * time.Second
 	idleTimeout       = 90 * time.Second
 	maxStreams        = 100
+	maxTurnedAway     = 256
 )
 
 // A Server is the proxy. Make one with [New]; it serves once, by [Server.Run].
@@ -125,6 +126,7 @@ type Server struct {
 
 	connections atomic.Uint64
 	gate        *gate   // requests in flight and tunnels being set up
+	turnedAway  *gate   // those that are being told that the gate let them not in
 	upgraded    connSet // WebSockets, tunnels that are passed through, handshakes
 	known       knownSecrets
 	outerConns  sync.Map       // net.Conn -> *connection, of the listener
@@ -143,7 +145,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Generation.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests())}
+	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway)}
 	rand.Read(s.pathKey[:])
 	s.generation.Store(cfg.Generation)
 	s.front = newFront(s.startTunnel)
@@ -178,11 +180,13 @@ func (s *Server) httpServer(h http.Handler, cc func(context.Context, net.Conn) c
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is to be decided and recorded like all others
 		ErrorLog:                     log.New(io.Discard, "", 0),
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams,
-			MaxReadFrameSize:     64 << 10,
-			SendPingTimeout:      30 * time.Second,
-			PingTimeout:          15 * time.Second,
-			WriteByteTimeout:     s.cfg.stallTimeout(),
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              64 << 10,
+			MaxReceiveBufferPerConnection: 128 << 10, // net/http's 1 MiB would be kept for each upstream that does not read
+			MaxReceiveBufferPerStream:     128 << 10,
+			SendPingTimeout:               30 * time.Second,
+			PingTimeout:                   15 * time.Second,
+			WriteByteTimeout:              s.cfg.stallTimeout(),
 		},
 	}
 }

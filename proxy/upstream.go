@@ -57,9 +57,10 @@ func NewTransport(cfg UpstreamConfig) *http.Transport {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 		HTTP2: &http.HTTP2Config{
-			MaxReadFrameSize: 64 << 10,
-			SendPingTimeout:  30 * time.Second,
-			PingTimeout:      15 * time.Second,
+			MaxReadFrameSize:          64 << 10,
+			MaxReceiveBufferPerStream: 128 << 10, // net/http's 4 MiB would be kept for each agent that does not read
+			SendPingTimeout:           30 * time.Second,
+			PingTimeout:               15 * time.Second,
 		},
 	}
 }

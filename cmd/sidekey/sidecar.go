@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -24,6 +25,10 @@ import (
 // revokeGrace bounds what is done for Vault at the end of a session. Kubernetes may kill a
 // sidecar 2 s after SIGTERM; short TTLs are the real bound.
 const revokeGrace = 2 * time.Second
+
+// memoryLimit has the collector work harder as the process comes near to it. What the server's
+// bounds let live at once is less than half of it.
+const memoryLimit = 160 << 20
 
 // A sidecar is everything that runs for one session, in serve, run and demo alike.
 type sidecar struct {
@@ -49,6 +54,7 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	if err := harden(); err != nil {
 		return nil, failed(err)
 	}
+	debug.SetMemoryLimit(memoryLimit)
 	sc := &sidecar{cfg: s.cfg, log: log, ca: s.ca, vault: s.vault, ready: make(chan struct{})}
 	sc.metrics = newMetrics(s.cfg.Role, func() bool { return s.vault == nil || s.vault.Ready() })
 	auditLog, err := audit.New(audit.Config{Sink: s.sink, Sync: s.cfg.Audit.Sync, Session: s.session, Pod: s.pod})

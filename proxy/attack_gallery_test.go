@@ -38,6 +38,7 @@ routes:
   - {name: api-write, host: "api.test:PORT", methods: [POST, PUT], paths: [/v1/items], credential: api}
   - {name: api-encoded, host: "api.test:PORT", methods: [GET], paths: ["/enc/*"], credential: api, allow_encoded_slash: true, allow_encoded_percent: true}
   - {name: api-grpc, host: "api.test:PORT", methods: [POST], paths: ["/pkg.Service/*"], credential: api}
+  - {name: api-open, host: "api.test:PORT", methods: [GET], paths: [/open/**]}
   - {name: api-ws, host: "api.test:PORT", methods: [GET], paths: [/ws], credential: api, websocket: true}
   - {name: raw, host: "raw.test:RAWP", access: read-write, paths: [/v1/**], credential: api}
   - {name: raw-ws, host: "raw.test:RAWP", methods: [GET], paths: [/ws], credential: api, websocket: true}
@@ -106,8 +107,9 @@ type gallery struct {
 
 	mu       sync.Mutex
 	arrivals []arrival
-	hold     chan struct{} // requests for /v1/hold wait for its end
-	held     int64         // of them
+	hold     chan struct{}     // requests for /v1/hold wait for its end
+	carried  map[string]string // credentials by upstream connection, since the last quiesce
+	held     int64             // of them
 	once     sync.Once
 	owner    map[string]string // cases by connection
 	tally    map[string]int    // records by connection
@@ -116,7 +118,7 @@ type gallery struct {
 // newGallery makes a gallery. bad may be nil, and then there is no such upstream.
 func newGallery(t testing.TB, bad *badCertificates, opts ...option) *gallery {
 	count := new(arrivalCount)
-	g := &gallery{owner: map[string]string{}, tally: map[string]int{}, hold: make(chan struct{}), others: count}
+	g := &gallery{owner: map[string]string{}, carried: map[string]string{}, tally: map[string]int{}, hold: make(chan struct{}), others: count}
 	g.plain = httptest.NewUnstartedServer(http.HandlerFunc(g.serve))
 	g.plain.Config.ErrorLog = log.New(io.Discard, "", 0)
 	g.plain.Listener = countingListener{g.plain.Listener, count}
@@ -195,6 +197,7 @@ func (g *gallery) quiesce(t *testing.T) {
 		g.closeIdle()
 		accepted, open := g.upstreams.accepted.Load()+g.others.accepted.Load(), g.upstreams.open.Load()+g.others.open.Load()
 		if accepted >= g.connected.Load() && open == g.held && g.serving.Load() == g.held {
+			clear(g.carried) // the addresses can come again
 			return
 		}
 		if time.Now().After(deadline) {
@@ -213,6 +216,10 @@ func (g *gallery) took(t *testing.T, mark int64) (out []arrival) {
 		if err := a.check(); err != nil {
 			t.Errorf("I1, I6: %v", err)
 		}
+		if before, ok := g.carried[a.from]; ok && before != a.credential() {
+			t.Errorf("%s came over a connection that has carried another credential, or none", a.line)
+		}
+		g.carried[a.from] = a.credential()
 		if n, ok := g.dialled.Load(a.from); !ok || n.(int64) > mark {
 			out = append(out, a)
 		}
@@ -221,11 +228,19 @@ func (g *gallery) took(t *testing.T, mark int64) (out []arrival) {
 	return out
 }
 
+// credential is what a may carry.
+func (a arrival) credential() string {
+	if strings.Contains(a.line, " /open/") {
+		return ""
+	}
+	return secretFor(a.host)
+}
+
 // check is the first of the four checks, for what an upstream got: no secret but its own, in its
 // place, once, over TLS.
 func (a arrival) check() error {
 	dump := fmt.Sprint(a.line, a.host, a.header, a.rest)
-	own, whole := secretFor(a.host), newHaystack(dump)
+	own, whole := a.credential(), newHaystack(dump)
 	for secret, needle := range seekers {
 		if (secret != own || !a.secure) && whole.holds(needle) {
 			return fmt.Errorf("%s (TLS %v) saw a credential that is not its own, or in the clear", a.host, a.secure)

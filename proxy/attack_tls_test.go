@@ -109,3 +109,26 @@ func sign(t testing.TB, template, parent *x509.Certificate, key, parentKey crypt
 	der := must(x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey))(t)
 	return must(x509.ParseCertificate(der))(t)
 }
+
+// 9.08: what one tunnel's TLS has established opens no other.
+func TestTunnelsAreNotResumed(t *testing.T) {
+	g := newGallery(t, nil)
+	cache := tls.NewLRUClientSessionCache(8)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, tunnel := range []string{g.vars["API"], g.vars["API"], g.vars["OPEN"]} {
+			host, _, _ := net.SplitHostPort(tunnel)
+			conn, err := g.tunnelTo(tunnel, &tls.Config{ServerName: host, RootCAs: g.roots, ClientSessionCache: cache, MaxVersion: version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A ticket of TLS 1.3 comes with the first answer.
+			if got := exchangeRaw(t, conn, "GET /v1/x HTTP/1.1\r\nHost: "+tunnel+"\r\nConnection: close\r\n\r\n"); got[:3] != "200" {
+				t.Errorf("%s: got %.20s", tunnel, got)
+			}
+			if conn.ConnectionState().DidResume {
+				t.Errorf("%s: TLS %#x was resumed", tunnel, version)
+			}
+			conn.Close()
+		}
+	}
+}

@@ -5,17 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
-	"golang.org/x/sync/singleflight"
 )
 
-// ErrExpired is what a [Recorder] is told when an issuance reached its expiry before it was
-// given up, so that there was nothing left to revoke.
-var ErrExpired = errors.New("expired before it was revoked")
+// ErrExpired means that an issuance reached its expiry: a [Recorder] is told so when that came
+// before it was given up, and [Issuance.RecordUse] when it came before the use was recorded.
+var ErrExpired = errors.New("credential expired")
 
 // CacheConfig says what a [Cache] stands before. Name, Source and Recorder are required.
 type CacheConfig struct {
@@ -31,7 +27,7 @@ type CacheConfig struct {
 	// IssueTimeout bounds one call to Source. Zero means 10 s.
 	IssueTimeout time.Duration
 
-	// RevokeTimeout bounds one revocation outside of [Cache.Close]. Zero means 5 s.
+	// RevokeTimeout bounds one revocation. Zero means 5 s.
 	RevokeTimeout time.Duration
 
 	// Now is the clock. Nil means [time.Now].
@@ -41,34 +37,64 @@ type CacheConfig struct {
 func (c CacheConfig) issueTimeout() time.Duration  { return cmp.Or(c.IssueTimeout, 10*time.Second) }
 func (c CacheConfig) revokeTimeout() time.Duration { return cmp.Or(c.RevokeTimeout, 5*time.Second) }
 
-// A Cache hands out the current issuance of one credential, obtains the next one ahead of
-// time, and never hands out one that has expired. All requests that need a new issuance share
-// one call to the source, which no single request's end can cancel. After a failure the source
-// is left alone for a while that grows with each failure in a row (full jitter, 100 ms to 30 s).
+// A Cache hands out the current issuance of one credential and obtains the next one ahead of
+// time. It never hands out one that has expired, nor one that it has replaced.
 //
-// A Cache starts no goroutine that outlives a call to its source. It is safe for concurrent use.
+// At most one call to the source is under way at a time. All requests that need a new issuance
+// share it, and no single request's end can cancel it. After a failure the source is left alone
+// for a while that grows with each failure in a row, with full jitter: up to 1 s when requests
+// have nothing to go on with (10 s if the source refused, or what it issued cannot be recorded), up
+// to 30 s when they still have, but not past a quarter of the time that is left.
+//
+// An issuance that was replaced, or that nobody used for two of its lifetimes, is revoked as soon
+// as no request carries it, and its bytes are wiped. While its source is unavailable that is tried
+// again. Whatever was recorded as issued is recorded as revoked once.
+//
+// Without [Cache.Run] a cache does all this only when it is used. It is safe for concurrent use.
+// End it with [Cache.Close].
 type Cache struct {
-	cfg    CacheConfig
-	flight singleflight.Group
-	calls  sync.WaitGroup // calls to the source that are under way; added to under mu while open
+	cfg     CacheConfig
+	wake    chan struct{} // tells Run that there may be something to do
+	closing chan struct{} // closed by Close
 
-	mu       sync.Mutex
-	current  *held              // may have expired; nil before the first issuance and after Close
-	live     map[*held]struct{} // everything issued and not yet given up
-	failures int                // in a row
-	lastErr  error              // of the last failure; nil after a success
-	retryAt  time.Time          // the source is not asked before this
-	closed   bool
+	// work ends with the context of Close. It bounds what belongs to the cache and not to one of
+	// its callers: the calls to the source.
+	work     context.Context
+	stopWork context.CancelFunc
+	calls    sync.WaitGroup // goroutines of the cache; added to under mu while it is not closed
+	end      sync.Once
+
+	mu      sync.Mutex
+	current *held              // may have expired; nil before the first issuance and after Close
+	live    map[*held]struct{} // everything issued that is not given up, nor about to be
+	flight  *flight            // the call to the source that is under way, if any
+	closed  bool
+	inUse   int // uses of all issuances
+
+	asked    time.Time     // the last time somebody wanted an issuance
+	lastUsed time.Time     // the last time a request got one
+	patience time.Duration // how long after asked Run still keeps a valid one at hand; 0 before the first
+	renew    time.Time     // when Renew asked for a newer issuance than was at hand; zero once there is one
+	reissued time.Time     // start of the last re-mint that brought one
+
+	failures int       // in a row
+	lastErr  error     // of the last failure; nil after a success
+	askAt    time.Time // while requests wait, the source is not asked before
+	aheadAt  time.Time // while they do not, it is not asked before
+
+	unrevoked []*Issuance // given up, and the source refused to revoke them
 }
 
 // held is an issuance with what the cache has to know of it. Its fields are guarded by
 // Cache.mu, iss is not changed.
 type held struct {
 	iss       *Issuance
-	refreshAt time.Time // from here on a use starts obtaining the next one
+	refreshAt time.Time // from here on the next one is obtained
 	usableTo  time.Time // a little before iss.ExpiresAt: the request has to arrive too
 	uses      int
-	replaced  bool
+	retired   bool      // not handed out any more
+	revokeAt  time.Time // not revoked before: its source was unavailable
+	gone      bool      // recorded as given up; its bytes go with the last use
 }
 
 // NewCache returns an empty cache.
@@ -76,7 +102,9 @@ func NewCache(cfg CacheConfig) *Cache {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Cache{cfg: cfg, live: map[*held]struct{}{}}
+	c := &Cache{cfg: cfg, live: map[*held]struct{}{}, wake: make(chan struct{}, 1), closing: make(chan struct{})}
+	c.work, c.stopWork = context.WithCancel(context.Background())
+	return c
 }
 
 // UnusableError says that there is no issuance to hand out now. It wraps the source's error.
@@ -100,203 +128,159 @@ func (e *UnusableError) Error() string {
 func (e *UnusableError) Unwrap() error { return e.Err }
 
 // Acquire returns an issuance that is valid now. The caller must call release once, when the
-// request that carries it has ended: an issuance that was replaced is revoked then.
+// request that carries it has ended: an issuance that was replaced is revoked then, and its bytes
+// are wiped.
 //
 // Acquire blocks while the source is asked and nothing valid is at hand, until ctx ends. The
 // error is a [*UnusableError], or wraps [ErrClosed] or ctx's error.
 func (c *Cache) Acquire(ctx context.Context) (iss *Issuance, release func(), err error) {
+	return c.handOut(c.await(ctx, c.take))
+}
+
+// Prefetch obtains the first issuance, so that no request has to wait for it, unless there is a
+// valid one. Its errors are those of [Cache.Acquire]. It counts as an interest in the credential,
+// as a request does, but not in [Status.LastUsed].
+func (c *Cache) Prefetch(ctx context.Context) error {
+	h, err := c.await(ctx, c.peek)
+	if err == nil {
+		c.release(h)
+	}
+	return err
+}
+
+func (c *Cache) handOut(h *held, err error) (*Issuance, func(), error) {
+	if err != nil {
+		return nil, nil, err
+	}
+	return h.iss, sync.OnceFunc(func() { c.release(h) }), nil
+}
+
+// A step, made with c.mu held, returns one of: an issuance to hand out, the call to the source to
+// wait for before the next step, an error.
+type step func(now time.Time) (*held, *flight, error)
+
+// await makes steps until one yields an issuance, and counts its use.
+func (c *Cache) await(ctx context.Context, s step) (*held, error) {
 	for {
-		h, wait, err := c.take(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		if h != nil {
-			return h.iss, sync.OnceFunc(func() { c.release(h) }), nil
+		h, f, err := c.attempt(s)
+		if h != nil || err != nil {
+			return h, err
 		}
 		select {
-		case <-wait:
+		case <-f.done:
+			if f.err != nil {
+				return nil, f.err
+			}
+		case <-c.closing:
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("credential %q: %w", c.cfg.Name, ctx.Err())
+			return nil, fmt.Errorf("credential %q: %w", c.cfg.Name, ctx.Err())
 		}
 	}
 }
 
-// take returns the current issuance if it is valid, else the channel of the call that will
-// bring the next one.
-func (c *Cache) take(ctx context.Context) (*held, <-chan singleflight.Result, error) {
+func (c *Cache) attempt(s step) (*held, *flight, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, nil, fmt.Errorf("credential %q: %w", c.cfg.Name, ErrClosed)
+		return nil, nil, c.errClosed()
 	}
 	now := c.cfg.Now()
-	if h := c.current; h != nil && before(now, h.usableTo) {
-		if !before(now, h.refreshAt) && !now.Before(c.retryAt) {
-			c.startIssue(ctx)
-		}
+	c.asked = now
+	h, f, err := s(now)
+	if h != nil {
 		h.uses++
-		return h, nil, nil
+		c.inUse++
 	}
-	if c.lastErr != nil && now.Before(c.retryAt) {
-		return nil, nil, &UnusableError{c.cfg.Name, c.retryAt.Sub(now), c.lastErr}
-	}
-	return nil, c.startIssue(ctx), nil
+	return h, f, err
 }
 
-// startIssue starts a call to the source or joins the one under way. c.mu is held, so that a
-// call cannot finish between the look at the state and the joining.
-func (c *Cache) startIssue(ctx context.Context) <-chan singleflight.Result {
-	ctx = context.WithoutCancel(ctx) // the call belongs to all who wait, not to who came first
-	return c.flight.DoChan("", func() (any, error) {
-		c.issue(ctx)
-		return nil, nil
-	})
+func (c *Cache) errClosed() error { return fmt.Errorf("credential %q: %w", c.cfg.Name, ErrClosed) }
+
+// peek is the step of who does not mind how old the issuance is.
+func (c *Cache) peek(now time.Time) (*held, *flight, error) {
+	if c.usable(now) {
+		return c.current, nil, nil
+	}
+	f, err := c.ask(now)
+	return nil, f, err
 }
 
-func (c *Cache) issue(ctx context.Context) {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return
-	}
-	c.calls.Add(1)
-	c.mu.Unlock()
-	defer c.calls.Done()
-
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.issueTimeout())
-	defer cancel()
-	iss, err := c.obtain(ctx)
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.cfg.Now()
-	if err != nil {
-		c.failures++
-		c.lastErr = err
-		c.retryAt = now.Add(backoff(c.failures))
-		return
-	}
-	c.failures, c.lastErr, c.retryAt = 0, nil, time.Time{}
-	h := newHeld(iss)
-	c.live[h] = struct{}{}
-	old := c.current
-	c.current = h
-	if c.closed { // Close took what was live before this one came
-		c.current = nil
-		old = h
-	}
-	if old != nil {
-		old.replaced = true
-		c.giveUpIfUnused(old)
-	}
-}
-
-// obtain asks the source and has the answer recorded.
-func (c *Cache) obtain(ctx context.Context) (*Issuance, error) {
-	id := uuid.NewString()
-	iss, err := c.cfg.Source.Issue(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	iss.ID, iss.Credential = id, c.cfg.Name
-	switch now := c.cfg.Now(); {
-	case iss.Value.IsZero():
-		err = fmt.Errorf("empty value: %w", ErrRefused)
-	case !before(now, iss.ExpiresAt):
-		err = fmt.Errorf("value had expired when it came: %w", ErrUnavailable)
-	default:
-		err = c.cfg.Recorder.Issued(iss)
-		if err != nil {
-			err = fmt.Errorf("record issuance: %v: %w", err, ErrUnavailable)
+// take is the step of a request. It starts what Run would start, where there is no Run.
+func (c *Cache) take(now time.Time) (*held, *flight, error) {
+	h, f, err := c.peek(now)
+	if h != nil {
+		c.lastUsed = now
+		if c.flight == nil && c.untilDue(now) <= 0 {
+			c.start(now)
 		}
 	}
-	if err != nil {
-		c.revokeAtSource(context.WithoutCancel(ctx), iss)
-		return nil, err
-	}
-	return iss, nil
+	return h, f, err
 }
 
-func newHeld(iss *Issuance) *held {
-	ttl := iss.ExpiresAt.Sub(iss.IssuedAt)
-	margin := min(ttl/20, 2*time.Second)
-	ahead := time.Duration(float64(ttl) * (2.0/3 + 0.2*(rand.Float64()-0.5))) // 2/3 of the lifetime, +-10 % of it
-	return &held{iss: iss, refreshAt: iss.IssuedAt.Add(ahead), usableTo: iss.ExpiresAt.Add(-margin)}
-}
-
-// before reports whether t is before deadline on the monotonic clock and on the wall clock: a
-// suspended machine stops the one, a stepped clock moves the other, and neither may prolong a
-// credential's life.
-func before(t, deadline time.Time) bool {
-	return t.Before(deadline) && t.Round(0).Before(deadline.Round(0))
-}
-
-// backoff is the pause after the nth failure in a row.
-func backoff(n int) time.Duration {
-	const base, longest = 100 * time.Millisecond, 30 * time.Second
-	ceiling := longest
-	if n < 10 {
-		ceiling = min(base<<n, longest)
-	}
-	return base/2 + rand.N(ceiling)
+// usable reports whether the current issuance can be handed out. c.mu is held.
+func (c *Cache) usable(now time.Time) bool {
+	return c.current != nil && before(now, c.current.usableTo)
 }
 
 func (c *Cache) release(h *held) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h.uses--
-	if h.replaced {
-		c.giveUpIfUnused(h)
+	c.inUse--
+	switch {
+	case h.gone:
+		h.wipeIfUnused()
+	case h.retired:
+		c.giveUpIfUnused(h, c.cfg.Now())
 	}
 }
 
-// giveUpIfUnused revokes h in the background unless a request still carries it. c.mu is held.
-func (c *Cache) giveUpIfUnused(h *held) {
-	if _, ok := c.live[h]; !ok || h.uses > 0 {
-		return
-	}
-	delete(c.live, h)
-	c.calls.Add(1)
-	go func() {
-		defer c.calls.Done()
-		c.revoke(context.Background(), h.iss)
+// wipeIfUnused clears the bytes of an issuance that was given up. Cache.mu is held.
+func (h *held) wipeIfUnused() {
+	if h.uses == 0 {
 		h.iss.Value.Wipe()
 		h.iss.User.Wipe()
-	}()
-}
-
-// revoke ends iss at its source, unless it ended by itself, and records what came of it.
-func (c *Cache) revoke(ctx context.Context, iss *Issuance) {
-	err := error(ErrExpired)
-	if before(c.cfg.Now(), iss.ExpiresAt) {
-		err = c.revokeAtSource(ctx, iss)
 	}
-	c.cfg.Recorder.Revoked(iss, err)
 }
 
-func (c *Cache) revokeAtSource(ctx context.Context, iss *Issuance) error {
-	r, ok := c.cfg.Source.(Revoker)
-	if !ok {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.revokeTimeout())
-	defer cancel()
-	return r.Revoke(ctx, iss)
+// A Status describes a [Cache] to an operator. It holds no secret.
+type Status struct {
+	// Name is the credential's name in the policy.
+	Name string
+
+	// Held says that an issuance is at hand that is valid now.
+	Held bool
+
+	// ExpiresAt is when it expires; zero if none is held.
+	ExpiresAt time.Time
+
+	// LastUsed is when a request last got an issuance; zero if none did.
+	LastUsed time.Time
+
+	// InUse counts the requests under way that carry an issuance, be it one that was replaced.
+	InUse int
+
+	// Err is the source's last failure; nil after a success. It wraps [ErrRefused] or
+	// [ErrUnavailable].
+	Err error
+
+	// RetryAt is when the source may be asked again; zero if Err is nil.
+	RetryAt time.Time
 }
 
-// Close ends the cache: nothing is handed out any more, and everything that was issued and not
-// yet given up is revoked and recorded, whether or not a request still carries it. It returns
-// when all calls to the source have ended, each bounded by ctx and its own timeout. Closing
-// again does nothing.
-func (c *Cache) Close(ctx context.Context) {
+// Status describes the cache as it is now.
+func (c *Cache) Status() Status {
 	c.mu.Lock()
-	c.closed = true
-	c.current = nil
-	left := c.live
-	c.live = map[*held]struct{}{}
-	c.mu.Unlock()
-	for h := range left {
-		c.calls.Go(func() { c.revoke(ctx, h.iss) })
+	defer c.mu.Unlock()
+	s := Status{Name: c.cfg.Name, Held: c.usable(c.cfg.Now()), LastUsed: c.lastUsed, InUse: c.inUse, Err: c.lastErr}
+	if s.Held {
+		s.ExpiresAt = c.current.iss.ExpiresAt
 	}
-	c.calls.Wait()
+	switch {
+	case s.Err != nil && s.Held:
+		s.RetryAt = c.aheadAt
+	case s.Err != nil:
+		s.RetryAt = c.askAt
+	}
+	return s
 }

@@ -3,7 +3,6 @@ package credential_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,96 +10,6 @@ import (
 
 	"github.com/sidekey/sidekey/credential"
 )
-
-// standIn is a source whose issuances live for ttl. It counts calls and can fail.
-type standIn struct {
-	ttl   time.Duration
-	delay time.Duration
-
-	mu      sync.Mutex
-	err     error
-	issued  int
-	revoked []string // values, in order
-}
-
-func (s *standIn) Issue(ctx context.Context, id string) (*credential.Issuance, error) {
-	start := time.Now()
-	select {
-	case <-time.After(s.delay):
-	case <-ctx.Done():
-		return nil, fmt.Errorf("stand-in: %v: %w", ctx.Err(), credential.ErrUnavailable)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
-		return nil, s.err
-	}
-	s.issued++
-	return &credential.Issuance{
-		Value:    credential.NewSecret(fmt.Appendf(nil, "v%d", s.issued)),
-		IssuedAt: start, ExpiresAt: start.Add(s.ttl),
-	}, nil
-}
-
-func (s *standIn) Revoke(_ context.Context, iss *credential.Issuance) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.revoked = append(s.revoked, string(iss.Value.Expose()))
-	return nil
-}
-
-func (s *standIn) fail(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.err = err }
-
-func (s *standIn) counts() (issued, revoked int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.issued, len(s.revoked)
-}
-
-// book records issuances and can refuse to.
-type book struct {
-	mu      sync.Mutex
-	err     error
-	issued  []string
-	revoked []error
-}
-
-func (b *book) Issued(iss *credential.Issuance) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.issued = append(b.issued, iss.ID)
-	return b.err
-}
-
-func (b *book) Revoked(_ *credential.Issuance, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.revoked = append(b.revoked, err)
-}
-
-func acquire(t *testing.T, c *credential.Cache, want string) (release func()) {
-	t.Helper()
-	iss, release, err := c.Acquire(t.Context())
-	if err != nil {
-		t.Fatalf("Acquire: %v", err)
-	}
-	if got := string(iss.Value.Expose()); got != want {
-		t.Fatalf("Acquire = %s, want %s", got, want)
-	}
-	if !time.Now().Before(iss.ExpiresAt) {
-		t.Fatal("Acquire handed out an expired issuance")
-	}
-	return release
-}
-
-func bubble(t *testing.T, ttl, delay time.Duration, f func(*testing.T, *credential.Cache, *standIn, *book)) {
-	synctest.Test(t, func(t *testing.T) {
-		src, rec := &standIn{ttl: ttl, delay: delay}, &book{}
-		c := credential.NewCache(credential.CacheConfig{Name: "api", Source: src, Recorder: rec})
-		f(t, c, src, rec)
-		c.Close(t.Context())
-	})
-}
 
 func TestCacheSharesOneCall(t *testing.T) {
 	bubble(t, time.Minute, time.Second, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
@@ -158,7 +67,7 @@ func TestCacheRefreshesAheadAndRevokesTheOld(t *testing.T) {
 func TestCacheNeverPastExpiry(t *testing.T) {
 	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
 		acquire(t, c, "v1")()
-		src.fail(fmt.Errorf("down: %w", credential.ErrUnavailable))
+		src.fail(errDown)
 		served := 0
 		for i := range 1200 {
 			iss, release, err := c.Acquire(t.Context())
@@ -177,7 +86,7 @@ func TestCacheNeverPastExpiry(t *testing.T) {
 			t.Errorf("served for %d ms only, want nearly a minute", served*100)
 		}
 		src.fail(nil)
-		time.Sleep(31 * time.Second)
+		time.Sleep(time.Second)
 		acquire(t, c, "v2")()
 	})
 }
@@ -191,47 +100,22 @@ func TestCacheUnrecordedIsNotUsed(t *testing.T) {
 		if issued, revoked := src.counts(); issued != 1 || revoked != 1 {
 			t.Errorf("issued %d, revoked %d, want 1 and 1", issued, revoked)
 		}
-	})
-}
-
-func TestCacheCloseRevokesEverything(t *testing.T) {
-	bubble(t, time.Minute, time.Second, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
-		acquire(t, c, "v1") // never released
-		c.Close(t.Context())
-		if _, n := src.counts(); n != 1 {
-			t.Errorf("revoked %d, want 1", n)
-		}
-		if _, _, err := c.Acquire(t.Context()); !errors.Is(err, credential.ErrClosed) {
-			t.Errorf("Acquire after Close = %v, want ErrClosed", err)
+		if got := string(rec.last.Value.Expose()) + string(rec.last.User.Expose()); got != "\x00\x00\x00\x00\x00\x00" {
+			t.Errorf("not wiped: %q", got)
 		}
 	})
 }
 
-// A value that arrives after Close is revoked, not lost.
-func TestCacheCloseDuringCall(t *testing.T) {
-	bubble(t, time.Minute, time.Second, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
-		done := make(chan error)
-		go func() { _, _, err := c.Acquire(t.Context()); done <- err }()
-		synctest.Wait()
-		c.Close(t.Context())
-		if err := <-done; !errors.Is(err, credential.ErrClosed) {
-			t.Errorf("Acquire = %v, want ErrClosed", err)
-		}
-		if issued, revoked := src.counts(); issued != 1 || revoked != 1 {
-			t.Errorf("issued %d, revoked %d, want 1 and 1", issued, revoked)
-		}
-	})
-}
-
-// An issuance that ran out by itself is not revoked at the source, and the record says so.
-func TestCacheExpiredIsNotRevokedTwice(t *testing.T) {
+// An issuance that ran out by itself is recorded as expired. The source is told all the same: what
+// it keeps of it may live longer.
+func TestCacheExpiredIsRecordedOnce(t *testing.T) {
 	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
 		acquire(t, c, "v1")()
 		time.Sleep(2 * time.Minute)
 		acquire(t, c, "v2")()
 		synctest.Wait()
-		if _, n := src.counts(); n != 0 || len(rec.revoked) != 1 || !errors.Is(rec.revoked[0], credential.ErrExpired) {
-			t.Errorf("revoked %d at the source, records %v; want none, and [ErrExpired]", n, rec.revoked)
+		if got := rec.ended(); src.revokes != 1 || len(got) != 1 || !errors.Is(got[0], credential.ErrExpired) {
+			t.Errorf("%d calls of Revoke, records %v; want one, and [ErrExpired]", src.revokes, got)
 		}
 	})
 }
@@ -241,6 +125,8 @@ func TestCacheRefusesUnusableValues(t *testing.T) {
 		"empty":   {ExpiresAt: time.Now().Add(time.Hour)},
 		"expired": {Value: credential.NewSecret([]byte("x")), ExpiresAt: time.Now().Add(-time.Second)},
 		"no end":  {Value: credential.NewSecret([]byte("x"))},
+		"ending":  {Value: credential.NewSecret([]byte("x")), ExpiresAt: time.Now().Add(50 * time.Millisecond)},
+		"no":      nil,
 	} {
 		c := credential.NewCache(credential.CacheConfig{Name: "api", Source: fixed{iss}, Recorder: &book{}})
 		if _, _, err := c.Acquire(t.Context()); err == nil {
@@ -253,6 +139,70 @@ func TestCacheRefusesUnusableValues(t *testing.T) {
 type fixed struct{ iss *credential.Issuance }
 
 func (f fixed) Issue(context.Context, string) (*credential.Issuance, error) { return f.iss, nil }
+
+func TestPrefetch(t *testing.T) {
+	bubble(t, time.Minute, time.Second, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
+		src.fail(errRefused)
+		if err := c.Prefetch(t.Context()); !errors.Is(err, credential.ErrRefused) {
+			t.Errorf("Prefetch = %v, want the source's error", err)
+		}
+		src.fail(nil)
+		time.Sleep(time.Second)
+		for range 2 {
+			if err := c.Prefetch(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		acquire(t, c, "v1")()
+		if waited := time.Since(began); waited != 0 || src.asked() != 2 {
+			t.Errorf("after Prefetch Acquire waited %v, and the source was asked %d times; want 0 and 2", waited, src.asked())
+		}
+		c.Close(t.Context())
+		if err := c.Prefetch(t.Context()); !errors.Is(err, credential.ErrClosed) {
+			t.Errorf("Prefetch after Close = %v, want ErrClosed", err)
+		}
+	})
+}
+
+func TestStatus(t *testing.T) {
+	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
+		same := func(when string, want credential.Status) {
+			t.Helper()
+			synctest.Wait()
+			got := c.Status()
+			if want.Err != nil && got.RetryAt.After(time.Now()) && got.RetryAt.Before(time.Now().Add(time.Second)) {
+				want.RetryAt = got.RetryAt
+			}
+			want.Name = "api"
+			if got != want {
+				t.Errorf("%s: %+v, want %+v", when, got, want)
+			}
+		}
+		began := time.Now()
+		same("at first", credential.Status{})
+		if err := c.Prefetch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		same("prefetched", credential.Status{Held: true, ExpiresAt: began.Add(time.Minute)})
+		src.fail(errDown)
+		time.Sleep(50 * time.Second)
+		used := time.Now()
+		release := acquire(t, c, "v1")
+		same("in use, source down", credential.Status{Held: true, ExpiresAt: began.Add(time.Minute), LastUsed: used, InUse: 1, Err: errDown})
+		time.Sleep(20 * time.Second)
+		if _, _, err := c.Acquire(t.Context()); err == nil {
+			t.Error("acquired an expired issuance")
+		}
+		same("expired", credential.Status{LastUsed: used, InUse: 1, Err: errDown})
+		release()
+		src.fail(nil)
+		time.Sleep(time.Second)
+		used = time.Now()
+		acquire(t, c, "v2")()
+		same("recovered", credential.Status{Held: true, ExpiresAt: used.Add(time.Minute), LastUsed: used})
+	})
+}
 
 func BenchmarkAcquire(b *testing.B) {
 	c := credential.NewCache(credential.CacheConfig{Name: "api", Source: &standIn{ttl: time.Hour}, Recorder: &book{}})

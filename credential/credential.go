@@ -3,8 +3,9 @@
 //
 // A [Source] obtains one value (an [Issuance]) of one credential: from Vault, a file, a
 // command. A [Cache] stands before a source: it hands out the current issuance, obtains the
-// next one before the current one expires, lets all waiting requests share one call, and
-// revokes what it replaced once the last request that used it has ended.
+// next one before the current one expires, or when an upstream refuses it, lets all waiting
+// requests share one call, and revokes what it replaced once the last request that used it has
+// ended.
 //
 // Nothing here knows what an issuance is used for; package inject puts it on a request.
 package credential
@@ -35,12 +36,21 @@ type Issuance struct {
 	// Credential is the credential's name in the policy. The cache sets it.
 	Credential string
 
+	// Replaces is the ID of the issuance that an upstream refused and that this one was
+	// obtained to replace; empty otherwise. The cache sets it.
+	Replaces string
+
 	// Value is the secret itself. It is never empty.
 	Value Secret
 
 	// User is the name that goes with Value where the source has one (a database user name,
 	// the user part of basic authentication); empty otherwise.
 	User Secret
+
+	// Certificate is the PEM certificate chain, leaf first, that belongs to Value, which is then
+	// the leaf's private key in PEM. It is nil unless the credential is a client certificate. It
+	// is no secret.
+	Certificate []byte
 
 	// IssuedAt is when the source was asked, on this process's clock.
 	IssuedAt time.Time
@@ -51,6 +61,8 @@ type Issuance struct {
 
 	// Origin says where the value can be found in the source's own records.
 	Origin Origin
+
+	uses *useGate // set by the cache
 }
 
 // Origin is what joins an issuance to the records of its source. It holds no secret. Which
@@ -80,7 +92,7 @@ type Source interface {
 	// Issue obtains a value now; it never returns an earlier one. It may block on the network
 	// until ctx ends. The caller chooses id, a UUID that the source hands on to the records of
 	// the system it asks (Vault's audit log) where it can. The source sets every field of the
-	// result but ID and Credential.
+	// result but ID, Credential and Replaces.
 	//
 	// The error wraps [ErrRefused] or [ErrUnavailable] and holds no secret. Issue must be safe
 	// for concurrent use.
@@ -89,8 +101,10 @@ type Source interface {
 
 // A Revoker is a [Source] whose issuances can be ended early. Caches look for it.
 type Revoker interface {
-	// Revoke ends iss at its source. It must be safe for concurrent use and return nil if
-	// there is nothing to end.
+	// Revoke ends iss at its source, and returns nil if there is nothing to end. It is called
+	// for an expired issuance too, since what the source keeps of it may live longer. After an
+	// error that wraps [ErrUnavailable] it is called again later. It must be safe for concurrent
+	// use.
 	Revoke(ctx context.Context, iss *Issuance) error
 }
 
@@ -100,7 +114,7 @@ type Recorder interface {
 	// revoked and not used.
 	Issued(iss *Issuance) error
 
-	// Revoked records that iss was given up; err is what kept the source from revoking it, or
-	// nil.
+	// Revoked records that iss was given up, once for each that was recorded as issued. err is
+	// nil, [ErrExpired] if iss had reached its expiry, or what kept the source from revoking it.
 	Revoked(iss *Issuance, err error)
 }

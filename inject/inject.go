@@ -19,7 +19,8 @@ import (
 )
 
 // ErrNotRenderable means that an issuance holds bytes that cannot stand where the injector puts
-// them (a line break in a header, a colon in a user name). Nothing was put on the request.
+// them: a line break in a header, a colon in a user name, a private key that is not the
+// certificate's. Nothing was put on the request.
 var ErrNotRenderable = errors.New("credential cannot be rendered")
 
 // An Injector puts issuances on requests.
@@ -34,7 +35,7 @@ type Injector interface {
 }
 
 // A Carrier is a place on a request that carries a credential: a header or a query parameter.
-// Exactly one field is set.
+// Exactly one field is set, and none for a client certificate.
 type Carrier struct {
 	Header string // canonical header name
 	Query  string // decoded query key
@@ -50,8 +51,12 @@ func Header(name, prefix string) Injector {
 
 // Copies returns what in makes known to an upstream of iss: the value and, for basic
 // authentication, the user that goes with it. It is for whoever has to recognise them when they
-// come back, and owns them then.
+// come back, and owns them then. Both are nil for a client certificate: nothing of it is sent but
+// what is public.
 func Copies(in Injector, iss *credential.Issuance) (value, user []byte) {
+	if _, ok := in.(CertificateBearer); ok {
+		return nil, nil
+	}
 	value, user = append(value, iss.Value.Expose()...), append(user, iss.User.Expose()...)
 	if b, ok := in.(basic); ok && b.user != "" {
 		user = []byte(b.user)

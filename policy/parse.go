@@ -37,15 +37,6 @@ type decoder struct {
 	hosts       map[Authority][]named
 }
 
-// A declared credential, whether or not the rest of it could be read.
-type declared struct {
-	name      string
-	key       strictyaml.Value
-	inject    strictyaml.Value
-	asksUser  bool // basic without a user of its own
-	givesUser bool
-}
-
 func (d *decoder) decode(root strictyaml.Value) {
 	d.routeNames = map[string]strictyaml.Value{}
 	d.used = map[string]bool{}
@@ -79,19 +70,6 @@ func (d *decoder) decode(root strictyaml.Value) {
 	if m.Has("tests") {
 		for _, v := range m.Get("tests").List() {
 			d.decodeTest(v)
-		}
-	}
-}
-
-// checkCredentials finds what only shows when all routes are known.
-func (d *decoder) checkCredentials() {
-	for _, c := range d.credentials {
-		if !d.used[c.name] {
-			c.key.Wrong("no route carries this credential", fmt.Sprintf("remove it, or write credential: %s on a route", c.name))
-		}
-		if c.asksUser && !c.givesUser {
-			c.inject.Wrong("basic has no user, and the source gives none",
-				"write basic: {user: NAME}, or user_field: NAME in from.vault")
 		}
 	}
 }

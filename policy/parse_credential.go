@@ -2,114 +2,78 @@ package policy
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/sidekey/sidekey/internal/strictyaml"
 )
 
-const (
-	defaultMaxAge  = 5 * time.Minute
-	defaultTimeout = 10 * time.Second
-)
+// prefetchRoutes is how many routes may carry a credential that is obtained at the start of the
+// session without being told to.
+const prefetchRoutes = 20
+
+// A declared credential, whether or not the rest of it could be read.
+type declared struct {
+	name         string
+	key          strictyaml.Value
+	inject       strictyaml.Value
+	asksUser     bool // basic without a user of its own
+	givesUser    bool
+	saysPrefetch bool
+}
 
 func (d *decoder) decodeCredentials(v strictyaml.Value) {
 	for _, e := range v.Entries() {
 		checkRef(e.Key, e.Name)
 		c := Credential{Name: e.Name, Where: e.Key.Where()}
-		m := e.Value.Mapping("from", "inject")
+		m := e.Value.Mapping("from", "inject", "prefetch")
 		from := m.Need("from", "write from: {vault: {path: ..., field: ...}}")
 		inject := m.Need("inject", "write inject: {bearer: {}}")
-		c.From = decodeFrom(from)
 		c.Inject = decodeInject(inject)
+		certificate := c.Inject.ClientCertificate != nil
+		c.From = decodeFrom(from, certificate)
+		if certificate && c.From != (From{}) && c.From.Vault == nil {
+			inject.Wrong("a client certificate comes from Vault", "write from: {vault: {path: pki/issue/ROLE, method: write, data: {common_name: NAME}}}")
+		}
+		c.Prefetch, _ = m.Get("prefetch").Bool()
 		d.policy.credentials = append(d.policy.credentials, c)
 		d.credentials = append(d.credentials, declared{
 			name: c.Name, key: e.Key, inject: inject,
 			asksUser: c.Inject.Basic != nil && c.Inject.Basic.User == "",
 			// A source that could not be read is no reason for a second mistake.
-			givesUser: c.From == (From{}) || c.From.Vault != nil && c.From.Vault.UserField != "",
+			givesUser:    c.From == (From{}) || c.From.Vault != nil && c.From.Vault.UserField != "",
+			saysPrefetch: m.Has("prefetch"),
 		})
 	}
 }
 
-func decodeFrom(v strictyaml.Value) (f From) {
-	kind, source := v.Mapping("vault", "file", "exec", "env").OneOf("vault", "file", "exec", "env")
-	switch kind {
-	case "vault":
-		m := source.Mapping("path", "field", "user_field", "max_age")
-		f.Vault = &VaultFrom{Path: vaultPath(m.Need("path", "write the API path, such as path: secret/data/agents/x"))}
-		f.Vault.Field, _ = nonEmpty(m.Need("field", "write the name of the field that holds the value"))
-		f.Vault.UserField, _ = nonEmpty(m.Get("user_field"))
-		f.Vault.MaxAge, _ = m.Get("max_age").Duration()
-	case "file":
-		m := source.Mapping("path", "max_age")
-		f.File = &FileFrom{}
-		f.File.Path, _ = nonEmpty(m.Need("path", "write the path of the file"))
-		f.File.MaxAge = durationOr(m.Get("max_age"), defaultMaxAge)
-	case "exec":
-		m := source.Mapping("command", "max_age", "timeout")
-		f.Exec = &ExecFrom{}
-		for _, arg := range m.Need("command", "write command: [PROGRAM, ARGUMENT]").List() {
-			s, _ := arg.Text()
-			if strings.ContainsRune(s, 0) || s == "" && len(f.Exec.Command) == 0 {
-				arg.Wrong("not a program or an argument of one", "")
-			}
-			f.Exec.Command = append(f.Exec.Command, s)
+// checkCredentials finds what only shows when all routes are known, and settles what depends on
+// them.
+func (d *decoder) checkCredentials() {
+	carried := map[string]int{}
+	for _, r := range d.policy.routes {
+		carried[r.Credential]++
+	}
+	for i, c := range d.credentials {
+		if !d.used[c.name] {
+			c.key.Wrong("no route carries this credential", fmt.Sprintf("remove it, or write credential: %s on a route", c.name))
 		}
-		f.Exec.MaxAge = durationOr(m.Get("max_age"), defaultMaxAge)
-		f.Exec.Timeout = durationOr(m.Get("timeout"), defaultTimeout)
-	case "env":
-		name := source.Mapping("name").Need("name", "write the name of the variable")
-		f.Env = &EnvFrom{}
-		f.Env.Name, _ = nonEmpty(name)
-		if n := f.Env.Name; n != "" && (isDigit(n[0]) || strings.ContainsFunc(n, func(r rune) bool { return r > 'z' || !isAlphanumeric(byte(r)) && r != '_' })) {
-			name.Wrong(fmt.Sprintf("%s is not a name of a variable", strictyaml.Quote(n)), "write letters, digits and _")
+		if c.asksUser && !c.givesUser {
+			c.inject.Wrong("basic has no user, and the source gives none",
+				"write basic: {user: NAME}, or user_field: NAME in from.vault")
+		}
+		if !c.saysPrefetch {
+			d.policy.credentials[i].Prefetch = carried[c.name] <= prefetchRoutes
 		}
 	}
-	return f
-}
-
-func durationOr(v strictyaml.Value, standard time.Duration) time.Duration {
-	if d, ok := v.Duration(); ok {
-		return d
-	}
-	return standard
-}
-
-// vaultPath checks a path so that it can be put into a URL as it is and means there what it
-// says here.
-func vaultPath(v strictyaml.Value) string {
-	s, ok := nonEmpty(v)
-	if !ok {
-		return ""
-	}
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("?#%\\", c) >= 0 {
-			v.Wrong(fmt.Sprintf("the Vault path has the byte %s", showByte(c)), "write the path as plain ASCII, without a query")
-			return ""
-		}
-	}
-	first, _, _ := strings.Cut(s, "/")
-	switch {
-	case s[0] == '/':
-		v.Wrong("the Vault path begins with /", fmt.Sprintf("write %s", strictyaml.Quote(strings.TrimLeft(s, "/"))))
-	case s[len(s)-1] == '/':
-		v.Wrong("the Vault path ends with /", fmt.Sprintf("write %s", strictyaml.Quote(strings.TrimRight(s, "/"))))
-	case strings.Contains(s, ".."), slices.Contains(strings.Split(s, "/"), "."):
-		v.Wrong("the Vault path has a dot segment", "write the path it leads to")
-	case strings.Contains(s, "//"):
-		v.Wrong("the Vault path has an empty segment (//)", "write one slash")
-	case slices.Contains([]string{"sys", "auth", "cubbyhole", "identity"}, first) && !strings.HasPrefix(s, "identity/oidc/token/"):
-		v.Wrong(fmt.Sprintf("%s/ belongs to Vault itself and holds no credential for a route", first),
-			"write a path of a secrets engine; of identity/ only identity/oidc/token/ROLE")
-	}
-	return s
 }
 
 func decodeInject(v strictyaml.Value) (in Inject) {
-	kind, way := v.Mapping("bearer", "basic", "header", "query").OneOf("bearer", "basic", "header", "query")
+	kinds := []string{"bearer", "basic", "header", "query", "client_certificate"}
+	kind, way := v.Mapping(kinds...).OneOf(kinds...)
 	switch kind {
+	case "client_certificate":
+		way.Mapping()
+		in.ClientCertificate = &ClientCertificateInject{}
 	case "bearer":
 		way.Mapping()
 		in.Bearer = &BearerInject{}

@@ -16,7 +16,7 @@ var accessMethods = map[string][]string{
 
 func (d *decoder) decodeRoute(v strictyaml.Value) {
 	m := v.Mapping("name", "host", "access", "methods", "paths", "credential", "reason", "websocket",
-		"allow_encoded_slash", "allow_encoded_percent", "allow_minting", "tunnel")
+		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "tunnel")
 	r := &Route{Where: v.Where(), order: len(d.policy.routes)}
 	d.policy.routes = append(d.policy.routes, r)
 
@@ -47,6 +47,7 @@ func (d *decoder) decodeRoute(v strictyaml.Value) {
 		m.Get("websocket").Wrong("a WebSocket begins with GET (RFC 6455 section 4.1), which the route does not allow", "add GET to methods")
 	}
 	d.decodeRouteCredential(m, r)
+	decodeRefusedCredential(m, r)
 	if r.Credential != "" && strings.HasPrefix(r.Host, "*.") {
 		host.Warn(fmt.Sprintf("the credential goes to every name under %s", r.Host[2:]), "write the hosts that need it")
 	}
@@ -94,6 +95,22 @@ func (d *decoder) decodeRouteCredential(m strictyaml.Mapping, r *Route) {
 	}
 	if r.Scheme == "http" {
 		v.Wrong("a credential must not travel over http, where anyone on the way reads it", "write the host with https, or remove the credential")
+	}
+}
+
+// decodeRefusedCredential decodes what becomes of a request whose credential is refused or expires.
+func decodeRefusedCredential(m strictyaml.Mapping, r *Route) {
+	_, r.ReplaySafe = m.Get("replay").Choice("safe")
+	r.Outlive, _ = m.Get("outlive").Bool()
+	credentialed := m.Has("credential")
+	if r.ReplaySafe && !credentialed {
+		m.Key("replay").Wrong("only a request whose credential was refused is sent again, and the route has no credential", "remove replay")
+	}
+	switch {
+	case r.Outlive && !r.WebSocket:
+		m.Key("outlive").Wrong("only a WebSocket is closed when its credential expires", "write websocket: true, or remove outlive")
+	case r.Outlive && !credentialed:
+		m.Key("outlive").Wrong("only a WebSocket with a credential is closed when that expires, and the route has no credential", "remove outlive")
 	}
 }
 
@@ -215,6 +232,10 @@ func differentEffect(a, b *Route) string {
 		return "credential"
 	case a.WebSocket != b.WebSocket:
 		return "websocket"
+	case a.ReplaySafe != b.ReplaySafe:
+		return "replay"
+	case a.Outlive != b.Outlive:
+		return "outlive"
 	case a.AllowEncodedSlash != b.AllowEncodedSlash:
 		return "allow_encoded_slash"
 	case a.AllowEncodedPercent != b.AllowEncodedPercent:

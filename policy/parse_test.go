@@ -97,11 +97,11 @@ func TestParseFull(t *testing.T) {
 		t.Errorf("got role %q, mode %v, description %q, SHA-256 %q", p.Role(), p.Mode(), p.Description(), p.SHA256())
 	}
 	wantCredentials := []policy.Credential{
-		{"vault", policy.From{Vault: &policy.VaultFrom{"secret/data/x", "password", "user", time.Hour}}, policy.Inject{Basic: &policy.BasicInject{}}, "full.yaml:10:3"},
-		{"oidc", policy.From{Vault: &policy.VaultFrom{"identity/oidc/token/full", "token", "", 0}}, policy.Inject{Bearer: &policy.BearerInject{}}, "full.yaml:13:3"},
-		{"file", policy.From{File: &policy.FileFrom{"/run/x", 90 * time.Second}}, policy.Inject{Header: &policy.HeaderInject{"X-Api-Key", "Key "}}, "full.yaml:16:3"},
-		{"exec", policy.From{Exec: &policy.ExecFrom{[]string{"gh", "auth", "token", ""}, 90 * time.Minute, 500 * time.Millisecond}}, policy.Inject{Query: &policy.QueryInject{"api_key"}}, "full.yaml:19:3"},
-		{"env", policy.From{Env: &policy.EnvFrom{"TOKEN"}}, policy.Inject{Basic: &policy.BasicInject{"bot"}}, "full.yaml:22:3"},
+		{"vault", policy.From{Vault: &policy.VaultFrom{Path: "secret/data/x", Field: "password", UserField: "user", MaxAge: time.Hour}}, policy.Inject{Basic: &policy.BasicInject{}}, true, "full.yaml:10:3"},
+		{"oidc", policy.From{Vault: &policy.VaultFrom{Path: "identity/oidc/token/full", Field: "token"}}, policy.Inject{Bearer: &policy.BearerInject{}}, true, "full.yaml:13:3"},
+		{"file", policy.From{File: &policy.FileFrom{"/run/x", 90 * time.Second}}, policy.Inject{Header: &policy.HeaderInject{"X-Api-Key", "Key "}}, true, "full.yaml:16:3"},
+		{"exec", policy.From{Exec: &policy.ExecFrom{[]string{"gh", "auth", "token", ""}, 90 * time.Minute, 500 * time.Millisecond}}, policy.Inject{Query: &policy.QueryInject{"api_key"}}, true, "full.yaml:19:3"},
+		{"env", policy.From{Env: &policy.EnvFrom{"TOKEN"}}, policy.Inject{Basic: &policy.BasicInject{"bot"}}, true, "full.yaml:22:3"},
 	}
 	if diff := cmp.Diff(p.Credentials(), wantCredentials); diff != "" {
 		t.Errorf("credentials (-got +want)\n%s", diff)
@@ -113,10 +113,10 @@ func TestParseFull(t *testing.T) {
 		{Name: "oidc", Scheme: "https", Host: "*.example.com", Port: 8443, Methods: []string{"GET", "M-SEARCH", "MKCOL"}, Paths: all, Credential: "oidc", Where: "full.yaml:33:5"},
 		{Name: "file", Scheme: "https", Host: "2001:db8::1", Port: 443, Methods: readWrite, Paths: all, Credential: "file", Where: "full.yaml:34:5"},
 		{Name: "exec", Scheme: "https", Host: "192.0.2.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "exec", Where: "full.yaml:35:5"},
-		{Name: "env", Scheme: "https", Host: "127.0.0.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", Where: "full.yaml:36:5"},
+		{Name: "env", Scheme: "https", Host: "127.0.0.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", ReplaySafe: true, Where: "full.yaml:36:5"},
 		{Name: "plain", Scheme: "http", Host: "internal.example", Port: 8080, Methods: readWrite, Paths: all, Where: "full.yaml:37:5"},
 		{Name: "encoded", Scheme: "https", Host: "s3.example", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/b%2Fc/%2520/**"}, AllowEncodedSlash: true, AllowEncodedPercent: true, Where: "full.yaml:38:5"},
-		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, Where: "full.yaml:39:5"},
+		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, WebSocket: true, Outlive: true, Where: "full.yaml:39:5"},
 		{Name: "tunnel", Scheme: "https", Host: "*.pinned.example", Port: 8443, Tunnel: true, Reason: "the client pins its certificate", Where: "full.yaml:40:5"},
 	}
 	if diff := cmp.Diff(p.Routes(), wantRoutes, cmpopts.IgnoreUnexported(policy.Route{})); diff != "" {

@@ -121,7 +121,12 @@ type Credential struct {
 	Name   string
 	From   From
 	Inject Inject
-	Where  string // place in the file, "file:line:column"
+
+	// Prefetch says that the credential is obtained when the session starts, and not only when
+	// the first request needs it. It is true by default if at most 20 routes carry it.
+	Prefetch bool
+
+	Where string // place in the file, "file:line:column"
 }
 
 // From says where a credential's values come from. Exactly one field is set.
@@ -132,19 +137,40 @@ type From struct {
 	Env   *EnvFrom
 }
 
-// VaultFrom is one field of what Vault answers to a read.
+// VaultFrom is what is asked of Vault, and what of its answer is the value: one field; or, with
+// JWT, what Vault has signed; or, if Inject has ClientCertificate, a private key with its
+// certificate.
 type VaultFrom struct {
 	// Path is the API path without "/v1/", such as "secret/data/agents/x".
 	Path string
 
-	// Field names the field that holds the value; it is never empty.
+	// Write says that the path is written, not read. It is false for a JWT.
+	Write bool
+
+	// Data is the body of a write: strings, bools, int64s, float64s and []strings; nil if the file
+	// has none. The caller must not change it.
+	Data map[string]any
+
+	// Field names the field that holds the value; empty for a JWT and a certificate only.
 	Field string
 
 	// UserField names the field that holds the user name; empty if there is none.
 	UserField string
 
-	// MaxAge is after how long the value is read again at the latest; 0 if the file does not say.
+	// MaxAge is after how long Vault is asked again at the latest; 0 if the file does not say. It
+	// is never 0 for a read that may be one of KV version 2.
 	MaxAge time.Duration
+
+	// JWT is nil unless the value is a JWT that Vault's transit engine signs.
+	JWT *VaultJWT
+}
+
+// VaultJWT says what stands in a JWT (RFC 7519) that Vault signs.
+type VaultJWT struct {
+	Algorithm string         // RS256, PS256, ES256, ES384 or EdDSA
+	KeyID     string         // the header's kid; empty if there is none
+	Claims    map[string]any // as Data of VaultFrom; never exp, iat, jti and nbf
+	TTL       time.Duration  // from a minute to 24 hours; 5 minutes if the file does not say
 }
 
 // FileFrom is the content of a file.
@@ -169,6 +195,9 @@ type Inject struct {
 	Basic  *BasicInject
 	Header *HeaderInject
 	Query  *QueryInject
+
+	// ClientCertificate is only there if From.Vault is.
+	ClientCertificate *ClientCertificateInject
 }
 
 // BearerInject is "Authorization: Bearer <value>" (RFC 6750 section 2.1).
@@ -184,6 +213,9 @@ type HeaderInject struct{ Name, Prefix string }
 
 // QueryInject is "<Name>=<value>" in the query.
 type QueryInject struct{ Name string }
+
+// ClientCertificateInject is the client's side of the TLS handshake (RFC 8446 section 4.4.2).
+type ClientCertificateInject struct{}
 
 // A Route is one entry of a policy: what may be asked of one host, and the credential that
 // goes with it.
@@ -219,6 +251,14 @@ type Route struct {
 
 	// WebSocket says that a request of this route may become a WebSocket.
 	WebSocket bool
+
+	// ReplaySafe says that a request of this route may be sent a second time, whatever its method
+	// and with its body, if the upstream refused its credential. There is a credential then.
+	ReplaySafe bool
+
+	// Outlive says that a WebSocket of this route may go on when its credential has expired.
+	// WebSocket is true and there is a credential then.
+	Outlive bool
 
 	// AllowEncodedSlash says that paths may hold %2F.
 	AllowEncodedSlash bool

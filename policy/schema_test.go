@@ -82,7 +82,9 @@ func TestSchemaRefuses(t *testing.T) {
 		{"tunnel: true", "tunnel: false"}, {"tunnel: true", "tunnel: yes"}, {"tunnel: true", "tunnel: true, credential: env"},
 		{"tunnel: true", `tunnel: true, paths: ["/**"]`}, {"tunnel: true", "tunnel: true, websocket: false"},
 		{`"*.pinned.example:8443"`, `"http://pinned.example:8443"`}, {"allow_encoded_slash: true", "allow_encoded_slash: 1"},
-		{"allow_minting: true", "allow_minting: maybe"}, {"websocket: true, expect", "websocket: 1, expect"},
+		{"allow_minting: true", "allow_minting: maybe"}, {"replay: safe", "replay: true"}, {"credential: env, replay", "replay"},
+		{"websocket: true, outlive", "outlive"}, {"websocket: true, outlive", "websocket: false, outlive"}, {"outlive: true", "outlive: 1"},
+		{"tunnel: true", "tunnel: true, replay: safe"}, {"tunnel: true", "tunnel: true, outlive: true"}, {"websocket: true, expect", "websocket: 1, expect"},
 		{"CONNECT a.pinned.example:8443", "CONNECT a.pinned.example"}, {"expect: tunnel", "expect: tunnels"},
 	} {
 		changed := strings.Replace(good, tt.old, tt.new, 1)
@@ -110,6 +112,7 @@ credentials:
   f: {from: {file: {zzzzzzzz: 1}}, inject: {basic: {zzzzzzzz: 1}}}
   x: {from: {exec: {zzzzzzzz: 1}}, inject: {header: {zzzzzzzz: 1}}}
   e: {from: {env: {zzzzzzzz: 1}}, inject: {query: {zzzzzzzz: 1}}}
+  j: {from: {vault: {jwt: {zzzzzzzz: 1}}}, inject: {client_certificate: {zzzzzzzz: 1}}}
 routes: [{zzzzzzzz: 1}]
 tests: [{zzzzzzzz: 1}]
 zzzzzzzz: 1
@@ -120,7 +123,7 @@ zzzzzzzz: 1
 		t.Fatal(err)
 	}
 	place := strings.NewReplacer(
-		"credentials.a.", "", "credentials.v.", "", "credentials.f.", "", "credentials.x.", "", "credentials.e.", "",
+		"credentials.a.", "", "credentials.v.", "", "credentials.f.", "", "credentials.x.", "", "credentials.e.", "", "credentials.j.", "",
 		"credentials.a", "credential", "routes[0]", "route", "tests[0]", "test",
 	)
 	decoder := map[string][]string{}

@@ -46,7 +46,7 @@ func TestInjector(t *testing.T) {
 
 const fourSources = `
 credentials:
-  a: {from: {vault: {path: secret/data/a, field: key}}, inject: {bearer: {}}}
+  a: {from: {vault: {path: secret/data/a, field: key, max_age: 1h}}, inject: {bearer: {}}}
   b: {from: {env: {name: B_KEY}}, inject: {query: {name: key}}}
   c: {from: {file: {path: /run/c}}, inject: {header: {name: x-c}}}
   d: {from: {exec: {command: [/bin/echo, d]}}, inject: {basic: {user: bot}}}
@@ -68,8 +68,8 @@ func TestBind(t *testing.T) {
 	if got.Policy != pol || got.Plain == nil {
 		t.Error("the policy, or the transport of what carries no credential, is missing")
 	}
-	if len(got.Bindings) != 4 || len(got.caches) != 4 || len(got.transports) != 5 {
-		t.Fatalf("%d bindings, %d caches and %d transports; want 4, 4 and 5", len(got.Bindings), len(got.caches), len(got.transports))
+	if len(got.Bindings) != 4 || len(got.credentials) != 4 || len(got.transports) != 5 {
+		t.Fatalf("%d bindings, %d caches and %d transports; want 4, 4 and 5", len(got.Bindings), len(got.credentials), len(got.transports))
 	}
 	carriers := map[string]inject.Carrier{}
 	transports := map[any]string{got.Plain: "those without a credential"}
@@ -126,7 +126,7 @@ func TestBindMistakes(t *testing.T) {
 // A source that policy.Parse would never let through is refused too.
 func TestNoSource(t *testing.T) {
 	b := &binder{lookup: environment{}.lookup}
-	if src, err := b.source(policy.From{}); src != nil || err == nil {
+	if _, src, err := b.source(policy.Credential{}); src != nil || err == nil {
 		t.Errorf("source of nothing: %v, %v; want an error", src, err)
 	}
 }

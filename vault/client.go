@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,8 @@ type client struct {
 	correlation func(string) string
 	timeout     time.Duration
 	transport   *http.Transport
+	cert        atomic.Pointer[tls.Certificate] // the client certificate; nil until a login offers one
+	watch       watch
 }
 
 func newClient(cfg Config, base *url.URL) *client {
@@ -56,7 +59,7 @@ func newClient(cfg Config, base *url.URL) *client {
 	if base.Scheme == "http" {
 		dialer.ControlContext = loopbackOnly
 	}
-	return &client{
+	c := &client{
 		base:        base,
 		namespace:   cfg.Namespace,
 		correlation: cfg.correlation(),
@@ -73,6 +76,18 @@ func newClient(cfg Config, base *url.URL) *client {
 			MaxResponseHeaderBytes: 64 << 10,
 		},
 	}
+	if cfg.Auth.Method == methodCert {
+		c.transport.TLSClientConfig.GetClientCertificate = c.certificate
+	}
+	c.watch.probe = c.probe
+	return c
+}
+
+func (c *client) certificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	if cert := c.cert.Load(); cert != nil {
+		return cert, nil
+	}
+	return new(tls.Certificate), nil // offers none
 }
 
 // loopbackOnly keeps "localhost" from being a name for another machine.
@@ -89,8 +104,8 @@ type call struct {
 	method string
 	path   string // not escaped, without "/v1/"
 	token  hidden // empty for a login
-	body   map[string]string
-	bare   bool // success has no reply to read
+	body   any    // written as JSON; nil for none
+	bare   bool   // success has no reply to read
 
 	// correlation is the value of X-Correlation-Id, the same for every attempt.
 	correlation string
@@ -99,28 +114,43 @@ type call struct {
 	relogin bool
 }
 
-// do makes k and reads its reply. The error is a *failure. The reply of a bare call is nil.
+// do makes k and reads its reply. The error is a *failure. The reply of a bare call is nil. A
+// 404 that has a reply, as for a deleted version of KV version 2, gives both.
 func (c *client) do(ctx context.Context, k call) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	ctx, done := c.watch.begin(ctx)
+	defer done()
 	req, err := c.request(ctx, k)
 	if err != nil {
 		return nil, k.unavailable("the request cannot be built")
 	}
 	resp, err := c.transport.RoundTrip(req)
+	if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) { // else it was given up, which says nothing
+		c.watch.heard(err == nil)
+	}
 	if err != nil {
-		return nil, k.unavailable(reason(err))
+		return nil, k.broken(ctx, err)
 	}
 	defer resp.Body.Close()
-	if err := k.judge(resp); err != nil {
-		return nil, err
+	failed := k.judge(resp)
+	if k.bare || failed != nil && resp.StatusCode != http.StatusNotFound {
+		return nil, failed
 	}
-	if k.bare {
-		return nil, nil
+	r, err := k.read(ctx, resp)
+	if failed != nil {
+		return r, failed
 	}
+	return r, err
+}
+
+// read reads the reply that resp holds; nil if there is an error.
+func (k call) read(ctx context.Context, resp *http.Response) (*reply, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	if err != nil {
-		return nil, k.unavailable("the reply broke off: " + reason(err))
+		f := k.broken(ctx, err)
+		f.why = "the reply broke off: " + f.why
+		return nil, f
 	}
 	if len(body) > maxReply {
 		return nil, k.unavailable("the reply is over 1 MiB")
@@ -129,6 +159,7 @@ func (c *client) do(ctx context.Context, k call) (*reply, error) {
 	if err := json.Unmarshal(body, r); err != nil {
 		return nil, k.unavailable("the reply is empty or malformed") // err would quote the reply
 	}
+	r.date, _ = http.ParseTime(resp.Header.Get("Date")) // zero if it has none
 	return r, nil
 }
 
@@ -177,15 +208,31 @@ func (k call) judge(resp *http.Response) error {
 	switch {
 	case status == http.StatusOK, k.bare && status == http.StatusNoContent:
 		return nil
+	case status == http.StatusNoContent && k.method == http.MethodPut:
+		f.kind = credential.ErrRefused // a source's write was done, so it is not to be done again
+		f.why += " (the path gives nothing back)"
 	case status >= 300 && status < 400:
 		f.kind = credential.ErrRefused
 		f.why += " (redirects are not followed: the address must be that of the active node or of a load balancer)"
 	case status == http.StatusTooManyRequests:
-		f.retryAfter = retryAfter(resp.Header.Get("Retry-After"))
+		f.retryAfter = retryAfter(resp.Header)
 	case status == http.StatusPreconditionFailed, status == 472, status == 473:
 		// A node that lags behind, and the secondaries' states of health.
 	case status >= 400 && status < 500:
 		f.kind = credential.ErrRefused
+	}
+	return f
+}
+
+// broken says why there is no reply.
+func (k call) broken(ctx context.Context, err error) *failure {
+	if errors.Is(context.Cause(ctx), errStale) {
+		return k.unavailable(errStale.Error())
+	}
+	f := k.unavailable(reason(err))
+	if refusesCertificate(err) {
+		f.kind = credential.ErrRefused
+		f.hint = "the server wants a client certificate that it trusts, is not revoked and has not expired: look at client_ca_file of Vault's listener"
 	}
 	return f
 }
@@ -204,21 +251,51 @@ type failure struct {
 	status     int           // 0 if there was no reply
 	retryAfter time.Duration // what Vault asked for with 429; 0 if nothing
 	kind       error         // credential.ErrRefused or credential.ErrUnavailable
+	hint       string        // what the operator can look at; empty for nothing
 }
 
-func (f *failure) Error() string { return "vault: " + f.what + ": " + f.why + ": " + f.kind.Error() }
+func (f *failure) Error() string {
+	text := "vault: " + f.what + ": " + f.why + ": " + f.kind.Error()
+	if f.hint != "" {
+		text += "; hint: " + f.hint
+	}
+	return text
+}
 
 func (f *failure) Unwrap() error { return f.kind }
 
-// retryAfter reads the header of RFC 9110 section 10.2.3; 0 if it is absent or malformed.
-func retryAfter(h string) time.Duration {
-	if n, err := strconv.ParseUint(h, 10, 31); err == nil {
+// retryAfter reads the header of RFC 9110 section 10.2.3; 0 if it is absent or malformed. A
+// date is on the server's clock, which this one need not agree with.
+func retryAfter(h http.Header) time.Duration {
+	value := h.Get("Retry-After")
+	if n, err := strconv.ParseUint(value, 10, 31); err == nil {
 		return time.Duration(n) * time.Second
 	}
-	if t, err := http.ParseTime(h); err == nil {
-		return max(0, time.Until(t))
+	then, err := http.ParseTime(value)
+	if err != nil {
+		return 0
 	}
-	return 0
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return max(0, then.Sub(now))
+}
+
+// refusesCertificate reports whether the server ended the connection because of the client
+// certificate, or the lack of one (the alerts of RFC 8446 section 6.2).
+func refusesCertificate(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" || op.Err == nil {
+		return false
+	}
+	const badCertificate, accessDenied, certificateRequired = 42, 49, 116
+	for alert := tls.AlertError(badCertificate); alert <= accessDenied; alert++ {
+		if op.Err.Error() == alert.Error() && alert != 47 { // illegal_parameter
+			return true
+		}
+	}
+	return op.Err.Error() == tls.AlertError(certificateRequired).Error()
 }
 
 // reason says what was wrong with a connection, without what the other side sent: net/http

@@ -30,6 +30,29 @@ type Config struct {
 	// Auth is how to log in.
 	Auth Auth
 
+	// SessionTokenRole is the token role that a child token is made with after each login, at
+	// auth/token/create/ROLE; every later call is made with the child. Empty means that the
+	// login's own token is used. The login's policies must allow to write that path, and its
+	// token must be neither a batch token nor limited in its uses.
+	SessionTokenRole string
+
+	// Meta becomes the metadata of each child token, which Vault writes in clear into every
+	// entry of its audit log. It is unused without SessionTokenRole. It must not change.
+	Meta map[string]string
+
+	// Expect is what the metadata that Vault gives a login must not contradict. A login whose
+	// metadata has one of these keys with another value is refused and its token is revoked.
+	// Nil means that nothing is compared. It must not change.
+	Expect map[string]string
+
+	// Require lists the keys of Expect that the metadata must have: Vault's JWT method, for one,
+	// leaves out a claim that the token does not hold.
+	Require []string
+
+	// OnLogin is called after each successful login, before any call that waited for it goes
+	// on. It must return soon and must not wait for the session. Nil means that no one is told.
+	OnLogin func(Login)
+
 	// Correlation gives the value of X-Correlation-Id for one call. The argument is the
 	// issuance's UUID for a read and a fresh UUID for a login or a revocation. Nil means the
 	// UUID itself. It must be safe for concurrent use.
@@ -45,56 +68,19 @@ type Config struct {
 	Log zerolog.Logger
 }
 
-// Auth is a login method. Its files are read anew at every login; surrounding white space is
-// cut off, and a file over 64 KiB is refused.
-type Auth struct {
-	// Method is "token", "approle" or "kubernetes".
-	Method string
+// A Login tells of one successful login.
+type Login struct {
+	// Metadata is what Vault says of who logged in (auth.metadata of the reply). It is no secret,
+	// and Vault vouches for it as far as the login method does. The receiver may keep it.
+	Metadata map[string]string
 
-	// Mount is where the method is mounted, without "auth/". Empty means the method's name.
-	// It has no meaning for "token".
-	Mount string
+	// ExpiresAt is when the session's token expires, on the clock of Config.Now; zero if it does
+	// not expire.
+	ExpiresAt time.Time
 
-	// Role is the role to log in as. Required for "kubernetes", otherwise unused.
-	Role string
-
-	// TokenFile holds the Vault token for "token", or the service account's JWT for
-	// "kubernetes". Required for both.
-	TokenFile string
-
-	// RoleID is the AppRole's role id. Exactly one of RoleID and RoleIDFile is required for
-	// "approle".
-	RoleID string
-
-	// RoleIDFile is a file that holds the AppRole's role id.
-	RoleIDFile string
-
-	// SecretIDFile is a file that holds the AppRole's SecretID. Required for "approle".
-	SecretIDFile string
+	// Generation counts the session's logins from 1.
+	Generation int
 }
-
-// SourceConfig says what to read for one credential.
-type SourceConfig struct {
-	// Path is the API path without "/v1/", such as "secret/data/team/key" (KV version 2, with
-	// its "data") or "github/token/reviewer".
-	Path string
-
-	// Field is the field of the reply that holds the value. Required.
-	Field string
-
-	// UserField is the field that holds the user name. Empty means that there is none.
-	UserField string
-
-	// MaxAge bounds how long one reading is used. Zero means no bound for a reading that comes
-	// with a lease, and 5 minutes for one that does not.
-	MaxAge time.Duration
-}
-
-const (
-	methodToken      = "token"
-	methodAppRole    = "approle"
-	methodKubernetes = "kubernetes"
-)
 
 func (c Config) callTimeout() time.Duration { return cmp.Or(c.CallTimeout, 5*time.Second) }
 
@@ -127,38 +113,26 @@ func (c Config) check() (*url.URL, error) {
 	if c.CallTimeout < 0 {
 		errs = append(errs, fmt.Errorf("call timeout: %v is negative", c.CallTimeout))
 	}
+	errs = append(errs, c.checkTokens()...)
 	errs = append(errs, c.Auth.check()...)
+	if c.Auth.Method == methodCert && base != nil && base.Scheme != "https" {
+		errs = append(errs, errors.New("auth cert: a client certificate takes an https address"))
+	}
 	return base, errors.Join(errs...)
 }
 
-func (a Auth) check() []error {
+func (c Config) checkTokens() []error {
 	var errs []error
-	need := func(value, what string) {
-		if value == "" {
-			errs = append(errs, fmt.Errorf("auth %s: %s is missing", a.Method, what))
-		}
+	if r := c.SessionTokenRole; r != "" && (!validPath(r) || strings.Contains(r, "/")) {
+		errs = append(errs, fmt.Errorf("session token role: %q is not the name of a role", r))
 	}
-	switch a.Method {
-	case methodToken:
-		need(a.TokenFile, "the file that holds the token")
-	case methodKubernetes:
-		need(a.Role, "the role")
-		need(a.TokenFile, "the file that holds the service account's token")
-	case methodAppRole:
-		if (a.RoleID == "") == (a.RoleIDFile == "") {
-			errs = append(errs, errors.New("auth approle: give the role id or the file that holds it, and not both"))
+	for _, key := range c.Require {
+		if _, ok := c.Expect[key]; !ok {
+			errs = append(errs, fmt.Errorf("login metadata: %q is required, but no value is expected of it", key))
 		}
-		need(a.SecretIDFile, "the file that holds the SecretID")
-	default:
-		errs = append(errs, fmt.Errorf("auth: method %q is not one of token, approle, kubernetes", a.Method))
-	}
-	if a.Mount != "" && !validPath(a.Mount) {
-		errs = append(errs, fmt.Errorf("auth: mount %q is not a path", a.Mount))
 	}
 	return errs
 }
-
-func (a Auth) loginPath() string { return "auth/" + cmp.Or(a.Mount, a.Method) + "/login" }
 
 func parseAddress(s string) (*url.URL, error) {
 	u, err := url.Parse(s)

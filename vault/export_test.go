@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 )
 
 // SetDial makes s dial with dial, so that tests run without sockets inside synctest bubbles.
@@ -18,3 +19,7 @@ func (s *Session) PrintToken(verb string) string {
 
 // SetHost changes where s connects to after the address was checked.
 func (s *Session) SetHost(host string) { s.client.base.Host = host }
+
+// SetSpread makes spread, instead of chance, pick how much of its jitter a login waits. Call it
+// before the first login.
+func (s *Session) SetSpread(spread func(of time.Duration) time.Duration) { s.turn.part = spread }

@@ -63,6 +63,17 @@ func TestNewNamesEveryMistake(t *testing.T) {
 		{func(c *vault.Config) {
 			c.Auth = vault.Auth{Method: "approle", SecretIDFile: "s", RoleID: "r", RoleIDFile: "f"}
 		}, "not both"},
+		{func(c *vault.Config) { c.Auth = vault.Auth{Method: "jwt", TokenFile: "t"} }, "role is missing"},
+		{func(c *vault.Config) { c.Auth = vault.Auth{Method: "jwt", Role: "r"} }, "holds the JWT"},
+		{func(c *vault.Config) { c.Auth = vault.Auth{Method: "cert", KeyFile: "k"} }, "client certificate is missing"},
+		{func(c *vault.Config) { c.Auth = vault.Auth{Method: "cert", CertFile: "c"} }, "private key is missing"},
+		{func(c *vault.Config) {
+			c.Address, c.Auth = "http://127.0.0.1:8200", vault.Auth{Method: "cert", CertFile: "c", KeyFile: "k"}
+		}, "takes an https address"},
+		{func(c *vault.Config) { c.Auth.SecretIDWrapped = true }, "only approle"},
+		{func(c *vault.Config) { c.SessionTokenRole = "a/b" }, "session token role"},
+		{func(c *vault.Config) { c.SessionTokenRole = ".." }, "session token role"},
+		{func(c *vault.Config) { c.Require = []string{"pod_uid"} }, `"pod_uid" is required`},
 	} {
 		cfg := good()
 		tt.change(&cfg)
@@ -84,12 +95,14 @@ func TestLoginMethods(t *testing.T) {
 	srv.PutKV(kvPath, map[string]any{"api_key": canary})
 	srv.AddAppRole("approle", "role-1", canary+"-secret-id", time.Hour)
 	srv.AddKubernetesRole("cluster-a", "reviewer", canary+"-jwt", time.Hour)
+	srv.AddJWTRole("jwt", canary+"-jwt", vaulttest.Role{Name: "reviewer", TTL: time.Hour})
 	for _, auth := range []vault.Auth{
 		{Method: "token", TokenFile: file(t, srv.AddToken(time.Hour)+"\n")},
 		{Method: "token", TokenFile: file(t, srv.RootToken())},
 		{Method: "approle", RoleID: "role-1", SecretIDFile: file(t, canary+"-secret-id\n")},
 		{Method: "approle", RoleIDFile: file(t, "role-1\n"), SecretIDFile: file(t, canary+"-secret-id")},
 		{Method: "kubernetes", Mount: "cluster-a", Role: "reviewer", TokenFile: file(t, canary+"-jwt")},
+		{Method: "jwt", Role: "reviewer", TokenFile: file(t, canary+"-jwt\n")},
 	} {
 		before := len(srv.Requests())
 		cfg := appRole(t, srv.URL())
@@ -143,8 +156,10 @@ func TestLoginIsRefusedAtOnce(t *testing.T) {
 		says     string
 		requests int
 	}{
-		{vault.Auth{Method: "approle", RoleID: "r", SecretIDFile: file(t, canary)}, "status 400", 1},
-		{vault.Auth{Method: "kubernetes", Role: "r", TokenFile: file(t, canary)}, "status 400", 1},
+		{vault.Auth{Method: "approle", RoleID: "r", SecretIDFile: file(t, canary)}, "status 403", 1},
+		{vault.Auth{Method: "kubernetes", Role: "r", TokenFile: file(t, canary)}, "status 403", 1},
+		{vault.Auth{Method: "jwt", Role: "r", TokenFile: file(t, canary)}, "status 403", 1},
+		{vault.Auth{Method: "jwt", Role: "r", TokenFile: filepath.Join(dir, "absent")}, dir, 0},
 		{vault.Auth{Method: "token", TokenFile: file(t, canary)}, "status 403", 1},
 		{vault.Auth{Method: "token", TokenFile: filepath.Join(dir, "absent")}, dir, 0},
 		{vault.Auth{Method: "token", TokenFile: dir}, dir, 0},
@@ -176,11 +191,10 @@ func TestLoginWaitsForVault(t *testing.T) {
 		var up time.Time
 		time.AfterFunc(time.Minute, func() { up = time.Now(); srv.Unseal() })
 		login(t, s)
-		if late := time.Since(up); late > 5*time.Second {
+		if late := time.Since(up); late > 1500*time.Millisecond {
 			t.Errorf("logged in %v after Vault came up", late)
 		}
-		tries := count(srv, loginAt)
-		if tries < 14 || tries > 60 { // pauses of 2.5 s in the mean, at most 5 s
+		if tries := count(srv, loginAt); tries < 40 || tries > 61 { // every 1 to 1.5 s
 			t.Errorf("%d tries in a minute", tries)
 		}
 	})
@@ -217,6 +231,8 @@ func TestLoginReplies(t *testing.T) {
 		{200, `{"auth":{"client_token":"a b"}}`, credential.ErrUnavailable},
 		{200, `{"auth":{"client_token":"x","lease_duration":-1}}`, credential.ErrUnavailable},
 		{200, `{"auth":{"client_token":"x","lease_duration":1.5}}`, credential.ErrUnavailable},
+		{200, `{"auth":{"client_token":"x","lease_duration":60,"metadata":{"a":1}}}`, credential.ErrUnavailable},
+		{200, `{"x":"` + strings.Repeat("x", 1<<20) + `"}`, credential.ErrUnavailable},
 		{204, ``, credential.ErrUnavailable},
 		{307, canary, credential.ErrRefused},
 		{404, canary, credential.ErrRefused},

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // A reply is what Sidekey reads of Vault's replies.
@@ -16,11 +17,9 @@ type reply struct {
 	LeaseID       string                     `json:"lease_id"`
 	LeaseDuration seconds                    `json:"lease_duration"`
 	Data          map[string]json.RawMessage `json:"data"`
-	Auth          *struct {
-		ClientToken   string  `json:"client_token"`
-		LeaseDuration seconds `json:"lease_duration"`
-		TokenType     string  `json:"token_type"`
-	} `json:"auth"`
+	Auth          *replyAuth                 `json:"auth"`
+
+	date time.Time // Vault's clock, by the Date header: cut to the second; zero if unknown
 }
 
 // seconds is a duration as Vault writes it: a whole number of seconds, not negative.
@@ -93,6 +92,9 @@ func (k call) text(fields map[string]json.RawMessage, name string) ([]byte, erro
 	if strings.ContainsFunc(s, isControl) {
 		return nil, k.refused("field %q holds control characters or several lines", name)
 	}
+	if strings.ContainsFunc(s, notPrintable) {
+		return nil, k.refused("field %q holds characters that are not printable", name)
+	}
 	return []byte(s), nil
 }
 
@@ -113,3 +115,6 @@ func names(fields map[string]json.RawMessage) string {
 	}
 	return list
 }
+
+// notPrintable also finds what JSON has in place of bytes that are not text.
+func notPrintable(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }

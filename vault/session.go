@@ -1,8 +1,7 @@
 // Package vault obtains credentials from Vault or OpenBao for one session.
 //
 // A [Session] logs in, keeps itself logged in while [Session.Run] runs, and revokes its
-// tokens when it is closed. [Session.Source] makes a [credential.Source] that reads one path:
-// a KV secret of either version, or anything that answers a read with a lease.
+// tokens when it is closed. [Session.Source] makes a [credential.Source] that asks one path.
 //
 // It is a client of its own, over net/http, and keeps to the documented HTTP API: error texts
 // are never looked at. It reads no environment variable, uses no proxy and follows no
@@ -13,6 +12,11 @@
 // A session never renews its token: it logs in again at two thirds of the TTL. Leases die
 // with the token that obtained them, so an old token is kept until the last live lease that
 // was issued under it has been revoked or has expired; then it is revoked itself.
+//
+// A login begins at most once a second. Logins that many sessions need at the same moment,
+// because Vault is back or has lost its tokens, are spread over a second. A token's
+// life is reckoned from the duration that Vault gives, so it does not matter what this machine's
+// clock says; setting the clock while a session runs costs at most a login.
 //
 // # Errors
 //
@@ -25,11 +29,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 
 	"github.com/sidekey/sidekey/credential"
@@ -52,22 +55,28 @@ const (
 // A Session is one login to Vault and all that was obtained under it. Its methods are safe
 // for concurrent use. Make one with [New].
 type Session struct {
-	client *client
-	auth   Auth
-	now    func() time.Time
-	log    zerolog.Logger
+	client    *client
+	auth      Auth
+	tokenRole string
+	meta      map[string]string
+	expect    map[string]string
+	require   []string
+	onLogin   func(Login)
+	now       func() time.Time
+	log       zerolog.Logger
 
 	wake    chan struct{} // tells Run that there may be something to do
 	closing chan struct{} // closed by Close
 
-	mu        sync.Mutex
-	closed    bool
-	current   *token // nil before the first login
-	retired   []*token
-	flight    *flight   // the login under way, if any
-	nextLogin time.Time // no login begins before; read with the monotonic clock
-	failures  int       // logins that failed in a row
-	lastErr   error     // of the last login; nil if it succeeded
+	wrapped wrapped // of the login under way
+
+	mu         sync.Mutex
+	closed     bool
+	current    *token // nil before the first login
+	retired    []*token
+	generation int     // logins so far
+	flight     *flight // the login under way, if any
+	turn       turn
 }
 
 // New returns a session that is not logged in yet. It does no I/O. The error is everything
@@ -78,18 +87,24 @@ func New(cfg Config) (*Session, error) {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
 	return &Session{
-		client:  newClient(cfg, base),
-		auth:    cfg.Auth,
-		now:     cfg.now(),
-		log:     cfg.Log,
-		wake:    make(chan struct{}, 1),
-		closing: make(chan struct{}),
+		client:    newClient(cfg, base),
+		auth:      cfg.Auth,
+		tokenRole: cfg.SessionTokenRole,
+		meta:      cfg.Meta,
+		expect:    cfg.Expect,
+		require:   cfg.Require,
+		onLogin:   cfg.OnLogin,
+		now:       cfg.now(),
+		log:       cfg.Log,
+		wake:      make(chan struct{}, 1),
+		closing:   make(chan struct{}),
 	}, nil
 }
 
-// Login logs in for the first time. While Vault is unavailable it tries again, with pauses of
-// up to 5 s, until ctx ends. If Vault refuses, or a file of [Auth] cannot be read, it returns
-// an error that wraps ErrRefused at once.
+// Login logs in for the first time. While Vault is unavailable it tries again, every 1 to
+// 1.5 s or when Vault asks for it, until ctx ends. If Vault refuses, if it contradicts what
+// is expected, or if a file of [Auth] cannot be read, it returns an error that wraps ErrRefused
+// at once.
 func (s *Session) Login(ctx context.Context) error {
 	for {
 		t, err := s.acquire(ctx, nil, forever)
@@ -126,17 +141,23 @@ func (s *Session) Run(ctx context.Context) error {
 
 func (s *Session) loginIfDue(ctx context.Context) {
 	s.mu.Lock()
-	stale, now := s.current, s.now()
-	due := (stale == nil || passed(stale.renewAt, now)) && time.Until(s.nextLogin) <= 0
+	t, f := s.current, s.flight
+	due := t == nil || t.renewal.reached(s.now()) || t.expired(s.now())
+	if f == nil && due && !s.closed && time.Until(s.turn.next) <= 0 {
+		s.takeOff(ctx)
+		f = s.flight
+	}
 	s.mu.Unlock()
-	if !due {
+	if f == nil {
 		return
 	}
-	t, err := s.acquire(ctx, stale, 0)
-	if err == nil {
-		s.release(t)
-	} else if ctx.Err() == nil && !errors.Is(err, credential.ErrClosed) {
-		s.log.Warn().Err(err).Msg("vault login failed")
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return
+	}
+	if f.err != nil {
+		s.log.Warn().Err(f.err).Msg("vault login failed")
 	}
 }
 
@@ -145,74 +166,30 @@ func (s *Session) nextUpkeep() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	next := now.Add(upkeepEvery)
+	wait := upkeepEvery
 	for _, t := range s.retired {
-		at := t.expires
-		if t.inUse == 0 { // else its release wakes Run
-			at = earliest(at, t.retryAt)
-			for _, expires := range t.leases {
-				at = earliest(at, expires)
-			}
+		if !t.life.never() {
+			wait = min(wait, t.life.untilOver(now))
 		}
-		next = earliest(next, at)
+		if t.inUse > 0 { // its release wakes Run
+			continue
+		}
+		at := t.retryAt
+		for _, expires := range t.leases {
+			at = earliest(at, expires)
+		}
+		if !at.IsZero() {
+			wait = min(wait, at.Sub(now))
+		}
 	}
-	wait := max(0, next.Sub(now))
-	if s.current == nil || !s.current.renewAt.IsZero() {
-		login := time.Until(s.nextLogin)
+	if s.current == nil || !s.current.renewal.never() {
+		login := time.Until(s.turn.next)
 		if s.current != nil {
-			login = max(login, s.current.renewAt.Sub(now))
+			login = max(login, s.current.renewal.until(now))
 		}
-		wait = min(wait, max(0, login))
+		wait = min(wait, login)
 	}
-	return wait
-}
-
-// revokeRetired revokes the old tokens that nothing needs any more. It tries each once.
-func (s *Session) revokeRetired(ctx context.Context) {
-	for t := s.nextIdle(); t != nil; t = s.nextIdle() {
-		err := s.revokeSelf(ctx, t)
-		s.mu.Lock()
-		if errors.Is(err, credential.ErrUnavailable) {
-			t.retryAt = s.now().Add(revokeAgain)
-			s.retired = append(s.retired, t)
-		}
-		s.mu.Unlock()
-		if err != nil && ctx.Err() == nil {
-			s.log.Warn().Err(err).Msg("old vault token not revoked")
-		}
-	}
-}
-
-// nextIdle takes an old token that is to be revoked now off the list; nil if there is none.
-// It drops tokens that have expired and those that are not ours to revoke.
-func (s *Session) nextIdle() *token {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	var kept []*token
-	var found *token
-	for _, t := range s.retired {
-		switch idle := t.idle(now); {
-		case t.expired(now), idle && !t.ours:
-		case found == nil && idle && (t.retryAt.IsZero() || passed(t.retryAt, now)):
-			found = t
-		default:
-			kept = append(kept, t)
-		}
-	}
-	s.retired = kept
-	return found
-}
-
-func (s *Session) revokeSelf(ctx context.Context, t *token) error {
-	if !t.ours || t.expired(s.now()) {
-		return nil
-	}
-	_, err := s.client.do(ctx, call{
-		what: "revoke the token", method: http.MethodPost, path: "auth/token/revoke-self",
-		correlation: s.client.correlation(uuid.NewString()), token: t.value, bare: true,
-	})
-	return err
+	return max(0, wait)
 }
 
 // Ready reports whether the session is logged in with a token that has not expired.
@@ -222,41 +199,61 @@ func (s *Session) Ready() bool {
 	return !s.closed && s.current != nil && !s.current.expired(s.now())
 }
 
-// Close ends the session: nothing is issued any more, Run returns, and every token that the
-// session still holds is revoked, and its leases with it, as far as that can be done before
-// ctx ends. With method "token" the token is the operator's own and is left alone. The error
-// says what could not be revoked. Closing a second time does nothing.
-func (s *Session) Close(ctx context.Context) error {
+// Status tells how a session is doing.
+type Status struct {
+	// LoggedIn says that the session has a token that has not expired.
+	LoggedIn bool
+
+	// ExpiresAt is when that token expires; zero if it does not or if there is none.
+	ExpiresAt time.Time
+
+	// Generation counts the logins so far; 0 before the first.
+	Generation int
+
+	// Err is why the last login failed; nil if it did not. It holds no secret.
+	Err error
+
+	// Leases is how many leases are alive that were issued to the session.
+	Leases int
+
+	// Tokens is how many tokens of the session's own Vault still holds: a login and its child
+	// are two, and an old token counts until it is revoked.
+	Tokens int
+}
+
+// Status returns how the session is doing now.
+func (s *Session) Status() Status {
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil
+	defer s.mu.Unlock()
+	now := s.now()
+	st := Status{Generation: s.generation, Err: s.turn.err}
+	if t := s.current; !s.closed && t != nil && !t.expired(now) {
+		st.LoggedIn, st.ExpiresAt = true, t.expires
 	}
-	s.closed = true
-	close(s.closing)
-	held := s.retired
+	for _, t := range s.held() {
+		if t.life.over(now) {
+			continue
+		}
+		st.Tokens += len(t.own)
+		for _, expires := range t.leases {
+			if !passed(expires, now) {
+				st.Leases++
+			}
+		}
+	}
+	return st
+}
+
+// held returns the tokens that are not revoked, the oldest first. The caller holds s.mu.
+func (s *Session) held() []*token {
+	held := slices.Clone(s.retired)
 	if s.current != nil {
 		held = append(held, s.current)
 	}
-	f := s.flight
-	s.current, s.retired = nil, nil
-	s.mu.Unlock()
-
-	errs := make([]error, len(held))
-	var wg sync.WaitGroup
-	for i, t := range held {
-		wg.Go(func() { errs[i] = s.revokeSelf(ctx, t) })
-	}
-	wg.Wait()
-	if f != nil { // it may bring one more token, which it then revokes
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			errs = append(errs, fmt.Errorf("vault: a login is still under way: %w", credential.ErrUnavailable))
-		}
-	}
-	return errors.Join(errs...)
+	return held
 }
+
+func (s *Session) instant() instant { return instant{s.now(), time.Now()} }
 
 // release ends the use of t that acquire began.
 func (s *Session) release(t *token) { s.settle(t, "", time.Time{}) }

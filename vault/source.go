@@ -2,10 +2,13 @@ package vault
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,6 +18,9 @@ import (
 
 // defaultMaxAge is how long a reading without a lease is used.
 const defaultMaxAge = 5 * time.Minute
+
+// identityTokens is where Vault signs JWTs for the identity of a token.
+const identityTokens = "identity/oidc/token/"
 
 // retryPause is the longest pause before a second attempt; maxRetryAfter is the longest that
 // Vault may ask for.
@@ -31,35 +37,55 @@ var (
 type source struct {
 	session *Session
 	cfg     SourceConfig
+
+	// ahead is how far Vault's clock was ahead of this one, in nanoseconds, when a JWT last
+	// showed that it matters.
+	ahead atomic.Int64
 }
 
-// Source returns a source that reads cfg.Path anew for every issuance. It also implements
+// Source returns a source that asks cfg.Path anew for every issuance. It also implements
 // [credential.Revoker]. If cfg is not usable, its Issue always refuses and says why.
 //
 // Issue makes a second attempt if the first found Vault unavailable, and logs in again once
-// if Vault answers 403. The issuance expires with the lease, at MaxAge, or, if it has a lease,
-// with the token that obtained it, whichever comes first.
+// if Vault answers 403. The issuance expires with the lease, with the certificate or the token
+// that it is, at MaxAge, or, if it has a lease, with the token that obtained it, whichever
+// comes first. A value that has an end in time of its own has it on Vault's clock; it is
+// translated, so this process's clock may be wrong.
+//
+// Only leases are revoked. A certificate without one (a role without generate_lease) lives until
+// it expires: to revoke it at its mount takes the right to revoke those of others.
 func (s *Session) Source(cfg SourceConfig) credential.Source {
 	return &source{session: s, cfg: cfg}
 }
 
 // Issue implements [credential.Source].
 func (src *source) Issue(ctx context.Context, id string) (*credential.Issuance, error) {
-	if err := src.check(); err != nil {
+	if err := src.cfg.check(); err != nil {
 		return nil, err
 	}
-	s := src.session
-	k := call{
-		what: "read " + src.cfg.Path, method: http.MethodGet, path: src.cfg.Path,
-		correlation: s.client.correlation(id), relogin: true,
+	iss, err := src.attempt(ctx, id)
+	if errors.Is(err, errClock) {
+		return src.attempt(ctx, id)
 	}
-	a, err := s.ask(ctx, k)
+	return iss, err
+}
+
+// attempt obtains an issuance. Nothing is left behind if it fails. The error wraps errClock if
+// there is reason to try once more.
+func (src *source) attempt(ctx context.Context, id string) (*credential.Issuance, error) {
+	s := src.session
+	d, err := src.draft(id)
 	if err != nil {
 		return nil, err
 	}
-	expires := a.leaseExpiry()
-	open := s.settle(a.token, a.reply.LeaseID, expires)
-	iss, err := src.issuance(k, a)
+	k := src.call(d)
+	k.correlation = s.client.correlation(id)
+	a, err := s.ask(ctx, k)
+	if err != nil {
+		return nil, src.explain(k, a.reply, err)
+	}
+	open := s.settle(a.token, a.reply.LeaseID, a.leaseExpiry())
+	iss, err := src.issuance(k, d, a)
 	if err == nil && open {
 		return iss, nil
 	}
@@ -73,57 +99,129 @@ func (src *source) Issue(ctx context.Context, id string) (*credential.Issuance, 
 	return nil, err
 }
 
-func (src *source) check() error {
-	k := call{what: "read a credential"}
-	switch c := src.cfg; {
-	case !validPath(c.Path):
-		return k.refused("%q is not a path such as secret/data/x", c.Path)
-	case c.Field == "":
-		return k.refused("no field is named")
-	case c.MaxAge < 0:
-		return k.refused("the maximum age %v is negative", c.MaxAge)
-	}
-	return nil
+// A draft is what is made here of an issuance before Vault is asked.
+type draft struct {
+	body  any           // of the call; nil for a read
+	key   []byte        // PEM of the private key that Vault makes a certificate for
+	jwt   string        // the header and the claims, which Vault signs
+	exp   time.Time     // of the JWT
+	ahead time.Duration // how far ahead of this process's clock that of the JWT was taken to be
 }
 
-func (src *source) issuance(k call, a answer) (*credential.Issuance, error) {
-	r := a.reply
-	if r.Data == nil {
+func (src *source) draft(id string) (draft, error) {
+	switch cfg := src.cfg; {
+	case cfg.JWT != nil:
+		return cfg.JWT.draft(id, src.session.now(), time.Duration(src.ahead.Load()))
+	case cfg.makesKey():
+		return draftKey(cfg.Data)
+	case cfg.Certificate && cfg.Write:
+		return draft{body: signingBody(cfg.Data)}, nil
+	case cfg.Write && cfg.Data == nil:
+		return draft{body: struct{}{}}, nil
+	case cfg.Write:
+		return draft{body: cfg.Data}, nil
+	}
+	return draft{}, nil
+}
+
+func (src *source) call(d draft) call {
+	k := call{what: "read " + src.cfg.Path, method: http.MethodGet, path: src.cfg.Path, relogin: true}
+	if d.body != nil {
+		k.what, k.method, k.body = "write "+src.cfg.Path, http.MethodPut, d.body
+	}
+	return k
+}
+
+// A grant is what a reply brings.
+type grant struct {
+	value, user, chain []byte
+	version            int
+	ends               time.Time // when the value itself ends, on this process's clock; zero if it does not say
+}
+
+func (src *source) issuance(k call, d draft, a answer) (*credential.Issuance, error) {
+	if a.reply.Data == nil {
 		return nil, k.unavailable("the reply holds no data")
 	}
-	fields, version := r.fields()
-	if fields == nil {
-		return nil, k.refused("version %d is deleted", version)
-	}
-	value, err := k.text(fields, src.cfg.Field)
+	g, err := src.grant(k, d, a)
 	if err != nil {
 		return nil, err
 	}
-	var user []byte
-	if src.cfg.UserField != "" {
-		if user, err = k.text(fields, src.cfg.UserField); err != nil {
-			return nil, err
-		}
+	if passed(g.ends, a.asked) {
+		return nil, k.refused("what Vault gave has expired already")
 	}
 	return &credential.Issuance{
-		Value:     credential.NewSecret(value),
-		User:      credential.NewSecret(user),
-		IssuedAt:  a.asked,
-		ExpiresAt: src.expiry(a),
+		Value:       credential.NewSecret(g.value),
+		User:        credential.NewSecret(g.user),
+		Certificate: g.chain,
+		IssuedAt:    a.asked,
+		ExpiresAt:   src.expiry(a, g.ends),
 		Origin: credential.Origin{
 			Kind:          "vault",
 			Path:          src.cfg.Path,
-			RequestID:     r.RequestID,
+			RequestID:     a.reply.RequestID,
 			CorrelationID: k.correlation,
-			LeaseID:       r.LeaseID,
-			Version:       version,
+			LeaseID:       a.reply.LeaseID,
+			Version:       g.version,
 		},
 	}, nil
 }
 
-func (src *source) expiry(a answer) time.Time {
+func (src *source) grant(k call, d draft, a answer) (g grant, err error) {
+	fields, version := a.reply.fields()
+	switch {
+	case fields == nil:
+		return grant{}, k.refused("version %d is deleted", version)
+	case src.cfg.JWT != nil:
+		return src.grantJWT(k, d, a)
+	case src.cfg.Certificate:
+		g, err = grantCertificate(k, d, a, fields)
+	default:
+		g, err = src.grantField(k, a, fields)
+	}
+	g.version = version
+	return g, err
+}
+
+func (src *source) grantField(k call, a answer, fields map[string]json.RawMessage) (g grant, err error) {
+	if g.value, err = k.text(fields, src.cfg.Field); err != nil {
+		return grant{}, err
+	}
+	if src.cfg.UserField != "" {
+		if g.user, err = k.text(fields, src.cfg.UserField); err != nil {
+			return grant{}, err
+		}
+	}
+	if g.ends, err = k.ends(fields, a.asked); err != nil {
+		return grant{}, err
+	}
+	return g, nil
+}
+
+// ends returns when the value ends by the reply's own word, on this process's clock; zero if it
+// has none. Two paths answer without a lease but with a field ttl: that of identity tokens, and
+// those of the passwords that Vault rotates ("static roles").
+func (k call) ends(fields map[string]json.RawMessage, asked time.Time) (time.Time, error) {
+	segments := strings.Split(k.path, "/")
+	identity := strings.HasPrefix(k.path, identityTokens)
+	rotated := len(segments) >= 3 && segments[len(segments)-2] == "static-creds"
+	raw, ok := fields["ttl"]
+	if !identity && (!rotated || !ok) {
+		return time.Time{}, nil
+	}
+	var ttl seconds
+	if !ok || json.Unmarshal(raw, &ttl) != nil {
+		return time.Time{}, k.unavailable("the reply holds no TTL")
+	}
+	if rotated {
+		ttl = max(ttl, seconds(time.Second)) // 0 for a moment, until Vault has rotated it
+	}
+	return asked.Add(time.Duration(ttl)), nil
+}
+
+func (src *source) expiry(a answer, ends time.Time) time.Time {
 	maxAge := src.cfg.MaxAge
-	if maxAge == 0 && a.leaseExpiry().IsZero() {
+	if maxAge == 0 && a.leaseExpiry().IsZero() && ends.IsZero() {
 		maxAge = defaultMaxAge
 	}
 	var aged, hint time.Time
@@ -134,7 +232,7 @@ func (src *source) expiry(a answer) time.Time {
 	if d := time.Duration(a.reply.LeaseDuration); d > 0 {
 		hint = a.asked.Add(d)
 	}
-	return earliest(aged, hint, a.leaseExpiry())
+	return earliest(aged, hint, a.leaseExpiry(), ends)
 }
 
 // Revoke implements [credential.Revoker]. It returns nil if iss has no lease, or one that has
@@ -196,6 +294,7 @@ type answer struct {
 	reply *reply
 	token *token
 	asked time.Time // just before the call
+	got   time.Time // just after it
 }
 
 // leaseExpiry is when the lease ends, by itself or with its token; zero if there is no lease
@@ -212,7 +311,8 @@ func (a answer) leaseExpiry() time.Time {
 }
 
 // ask makes k with the session's token: once more if Vault was unavailable, and once more
-// after a login if a 403 may mean that the token has gone.
+// after a login if a 403 may mean that the token has gone. If there is an error, the answer
+// holds at most a reply.
 func (s *Session) ask(ctx context.Context, k call) (answer, error) {
 	var stale *token
 	for again := true; ; {
@@ -224,7 +324,7 @@ func (s *Session) ask(ctx context.Context, k call) (answer, error) {
 		k.token = t.value
 		r, err := s.client.do(ctx, k)
 		if err == nil {
-			return answer{r, t, asked}, nil
+			return answer{r, t, asked, s.now()}, nil
 		}
 		s.release(t)
 		var f *failure
@@ -236,7 +336,7 @@ func (s *Session) ask(ctx context.Context, k call) (answer, error) {
 		case f.kind == credential.ErrUnavailable && again && s.pause(ctx, f.retryAfter):
 			again = false
 		default:
-			return answer{}, err
+			return answer{reply: r}, err
 		}
 	}
 }

@@ -114,6 +114,7 @@ func TestIssueReplies(t *testing.T) {
 		{src, `{"data":{"data":{"f":"w"},"metadata":{},"f":"v"}}`, "v", 5 * time.Minute}, // KV v1 that looks alike
 		{src, `{"data":{"data":"w","metadata":{"version":3},"f":"v"}}`, "v", 5 * time.Minute},
 		{user, `{"data":{"f":"v","u":"w"}}`, "v", 5 * time.Minute},
+		{src, `{"data":{"f":"é ß\u00fc€😀"}}`, "é ßü€😀", 5 * time.Minute},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := odd(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(tt.body)) })
@@ -152,6 +153,10 @@ func TestIssueRefusedReplies(t *testing.T) {
 		{src, `{"data":{"f":"canary-7f2a\u0000"}}`, refused, "control characters", 1},
 		{src, `{"data":{"f":"canary-7f2a\n\n"}}`, refused, "control characters", 1},
 		{src, `{"data":{"f":"canary-7f2a\r"}}`, refused, "control characters", 1},
+		{src, `{"data":{"f":"\ufeffcanary-7f2a"}}`, refused, "not printable", 1},
+		{src, `{"data":{"f":"canary-7f2a\u0085"}}`, refused, "not printable", 1},
+		{src, `{"data":{"f":"canary-7f2a\ud800"}}`, refused, "not printable", 1},
+		{src, "{\"data\":{\"f\":\"canary-7f2a\xff\"}}", refused, "not printable", 1},
 		{user, `{"data":{"f":"canary-7f2a"}}`, refused, `no field "u"`, 1},
 		{user, `{"data":{"f":"canary-7f2a","u":"a\u007f"}}`, refused, "control characters", 1},
 		{src, `{"data":null}`, unavailable, "holds no data", 1},
@@ -305,7 +310,7 @@ func TestUnusableSourceConfig(t *testing.T) {
 		{Path: "a/../b", Field: "f"}, {Path: "a\nb", Field: "f"}, {Path: "a", Field: "f", MaxAge: -1},
 	} {
 		_, err := s.Source(cfg).Issue(t.Context(), "id")
-		wantError(t, err, credential.ErrRefused, "read a credential")
+		wantError(t, err, credential.ErrRefused, "obtain a credential")
 	}
 }
 

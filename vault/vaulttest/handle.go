@@ -57,18 +57,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		UserAgent:     r.UserAgent(),
 		Header:        slices.Sorted(maps.Keys(r.Header)),
 	}
-	a := s.handle(&entry, r.Header.Get("X-Vault-Token"), body)
+	a := s.handle(&entry, caller{r.Header.Get("X-Vault-Token"), leaf(r)}, body)
+	w.Header().Set("Date", s.now().UTC().Format(http.TimeFormat)) // as of the clock that all else goes by
 	write(w, a, entry.ID)
 }
 
 // handle does what the request asks and records it.
-func (s *Server) handle(entry *Request, tokenValue string, body map[string]any) answer {
+func (s *Server) handle(entry *Request, by caller, body map[string]any) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.down {
 		panic(http.ErrAbortHandler) // net/http drops the connection
 	}
 	var a answer
+	wrapping, isWrapping := strings.CutPrefix(entry.Path, "sys/wrapping/")
 	switch {
 	case len(s.failing) > 0:
 		a = refuse(s.failing[0], "a failure that the test asked for")
@@ -78,9 +80,11 @@ func (s *Server) handle(entry *Request, tokenValue string, body map[string]any) 
 	case s.sealed:
 		a = refuse(http.StatusServiceUnavailable, "Vault is sealed")
 	case strings.HasPrefix(entry.Path, "auth/") && strings.HasSuffix(entry.Path, "/login"):
-		a = s.login(entry.Path, body)
+		a = s.login(entry, by, body)
+	case isWrapping:
+		a = s.wrapping(wrapping, by.token, body)
 	default:
-		a = s.authorized(entry, tokenValue, body)
+		a = s.authorized(entry, by.token, body)
 	}
 	entry.Time, entry.Status, entry.LeaseID = s.now(), a.status, a.leaseID
 	s.requests = append(s.requests, *entry)
@@ -93,18 +97,20 @@ func (s *Server) authorized(entry *Request, tokenValue string, body map[string]a
 	if t == nil {
 		return permissionDenied
 	}
-	entry.DisplayName = t.display
+	entry.DisplayName, entry.Metadata = t.display, t.metadata
 	path := entry.Path
 	if !t.may(path) || !t.root && slices.ContainsFunc(s.denied, func(p string) bool { return strings.HasPrefix(path, p) }) {
 		return permissionDenied
 	}
 	leaseID, revoking := strings.CutPrefix(path, "sys/leases/revoke/")
+	tokenRole, creating := strings.CutPrefix(path, "auth/token/create/")
 	switch {
 	case path == "auth/token/lookup-self" && entry.Operation == "read":
 		return s.lookup(tokenValue, t)
 	case path == "auth/token/revoke-self" && entry.Operation == "update":
-		s.revokeToken(tokenValue)
-		return noContent
+		return s.revokeSelf(tokenValue, t)
+	case creating && entry.Operation == "update":
+		return s.createToken(tokenValue, t, tokenRole, body)
 	case path == "sys/leases/revoke" && entry.Operation == "update":
 		leaseID, _ = body["lease_id"].(string)
 		s.revokeLease(leaseID)
@@ -112,6 +118,8 @@ func (s *Server) authorized(entry *Request, tokenValue string, body map[string]a
 	case revoking && entry.Operation == "update":
 		s.revokeLease(leaseID)
 		return noContent
+	case s.engines[path] != nil:
+		return s.engines[path](entry.Operation, tokenValue, body)
 	case entry.Operation != "read":
 		return refuse(http.StatusMethodNotAllowed, "unsupported operation")
 	}

@@ -3,7 +3,7 @@
 // hold nothing of worth.
 //
 // It speaks enough of Vault's HTTP API, over real HTTP, for a session's life: the auth methods
-// token, approle and kubernetes, KV of both versions, reads that make a lease, revocation, and
+// token, approle, kubernetes, jwt and cert, response wrapping, token roles, KV of both versions, reads that make a lease, revocation, and
 // tokens that expire and take their leases with them. Every request is kept in a record that
 // stands for Vault's audit log. The statuses, and which replies carry a request_id, are those
 // of Vault 1.21.
@@ -33,7 +33,7 @@ type Config struct {
 	Now func() time.Time
 
 	// TLS makes the server speak https, with a certificate for 127.0.0.1 and localhost that
-	// [Server.CACertPEM] verifies.
+	// [Server.CACertPEM] verifies. It takes any client certificate, and none.
 	TLS bool
 
 	// Listener is what the server accepts connections from; the server closes it. Nil means a
@@ -54,6 +54,9 @@ type Request struct {
 	Status        int
 	LeaseID       string // the lease that the reply brought
 	DisplayName   string // whose token it was: "token", or the mount and the role; empty if none
+
+	// Metadata is that of the token (auth.metadata), or what a login brought; nil if there is none.
+	Metadata map[string]string
 }
 
 // A Server is the stand-in. Its methods are safe for concurrent use. Make one with [New] or
@@ -69,10 +72,13 @@ type Server struct {
 	root     string
 	tokens   map[string]*token // by value
 	leases   map[string]*lease // by id, dead ones too
-	roles    map[string]role   // by login path and what is logged in with
+	logins   []login
+	makers   map[string]Role     // token roles, by name
+	wrapped  map[string]*wrapped // by wrapping token, used ones too
 	kv       map[string]*secret
 	dynamic  map[string]*dynamic
-	denied   []string // prefixes of paths
+	engines  map[string]engine // by path
+	denied   []string          // prefixes of paths
 	requests []Request
 	down     bool
 	sealed   bool
@@ -87,14 +93,15 @@ func New(cfg Config) (*Server, error) {
 		root:    "hvs." + random(),
 		tokens:  map[string]*token{},
 		leases:  map[string]*lease{},
-		roles:   map[string]role{},
+		makers:  map[string]Role{},
+		wrapped: map[string]*wrapped{},
 		kv:      map[string]*secret{},
 		dynamic: map[string]*dynamic{},
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.tokens[s.root] = &token{display: "root", root: true}
+	s.tokens[s.root] = &token{display: "root", accessor: random(), root: true}
 	l := cfg.Listener
 	if l == nil {
 		var err error
@@ -111,7 +118,9 @@ func New(cfg Config) (*Server, error) {
 		}
 		s.url = "https://" + l.Addr().String()
 		s.caPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+		l = tls.NewListener(l, &tls.Config{
+			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
+		})
 	}
 	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: discard}
 	s.served.Go(func() { _ = s.http.Serve(l) }) // always ErrServerClosed, by Close

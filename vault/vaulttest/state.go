@@ -11,22 +11,21 @@ import (
 )
 
 type token struct {
-	display  string
-	accessor string
-	root     bool
-	expires  time.Time // zero: never
-	paths    []string  // prefixes of the paths that it may use; none means all
+	display   string
+	accessor  string
+	root      bool
+	batch     bool
+	renewable bool
+	noDefault bool   // it lacks the default policy
+	parent    string // the value of the token that it ends with; empty if there is none
+	metadata  map[string]string
+	expires   time.Time // zero: never
+	paths     []string  // prefixes of the paths that it may use; none means all
 }
 
 func (t *token) may(path string) bool {
 	return len(t.paths) == 0 || strings.HasPrefix(path, "auth/token/") ||
 		slices.ContainsFunc(t.paths, func(p string) bool { return strings.HasPrefix(path, p) })
-}
-
-// A role is what a login yields.
-type role struct {
-	name string
-	ttl  time.Duration
 }
 
 type lease struct {
@@ -63,31 +62,22 @@ func random() string { return rand.Text() }
 func (s *Server) AddToken(ttl time.Duration, paths ...string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.addToken("token", ttl, paths...)
+	return s.addToken(&token{display: "token", paths: paths}, ttl)
 }
 
-func (s *Server) addToken(display string, ttl time.Duration, paths ...string) string {
-	t := &token{display: display, accessor: random(), paths: paths}
+func (s *Server) addToken(t *token, ttl time.Duration) string {
 	if ttl > 0 {
 		t.expires = s.now().Add(ttl)
 	}
 	value := "hvs." + random()
+	if t.batch {
+		value = "hvb." + random()
+	} else {
+		t.accessor = random()
+	}
 	s.tokens[value] = t
 	return value
 }
-
-// AddAppRole lets roleID with secretID log in at auth/<mount>/login, for tokens of ttl.
-func (s *Server) AddAppRole(mount, roleID, secretID string, ttl time.Duration) {
-	s.set(func() { s.roles[key("auth/"+mount+"/login", roleID, secretID)] = role{mount + "-" + roleID, ttl} })
-}
-
-// AddKubernetesRole lets jwt log in as name at auth/<mount>/login, for tokens of ttl. It may be
-// called several times with different JWTs.
-func (s *Server) AddKubernetesRole(mount, name, jwt string, ttl time.Duration) {
-	s.set(func() { s.roles[key("auth/"+mount+"/login", name, jwt)] = role{mount + "-" + name, ttl} })
-}
-
-func key(parts ...string) string { return strings.Join(parts, "\x00") }
 
 // PutKV writes the next version of a KV version 2 secret. path is the one that is read, such as
 // "secret/data/team/key".
@@ -172,8 +162,14 @@ func (s *Server) token(value string) *token {
 	return t
 }
 
+// revokeToken ends a token with its leases, and its children with theirs.
 func (s *Server) revokeToken(value string) {
 	delete(s.tokens, value)
+	for child, t := range s.tokens {
+		if t.parent == value {
+			s.revokeToken(child)
+		}
+	}
 	for _, l := range s.leases {
 		if l.token == value && s.now().Before(l.ExpiresAt) {
 			l.Revoked = true
@@ -187,27 +183,10 @@ func (s *Server) revokeLease(id string) {
 	}
 }
 
-func (s *Server) login(path string, body map[string]any) answer {
-	text := func(name string) string { v, _ := body[name].(string); return v }
-	r, found := s.roles[key(path, text("role_id"), text("secret_id"))]
-	if !found {
-		r, found = s.roles[key(path, text("role"), text("jwt"))]
-	}
-	if !found {
-		return refuse(http.StatusBadRequest, "invalid role or secret ID")
-	}
-	value := s.addToken(r.name, r.ttl)
-	return ok(nil, map[string]any{
-		"client_token": value, "accessor": s.tokens[value].accessor, "token_type": "service",
-		"lease_duration": int64(r.ttl / time.Second), "renewable": true, "orphan": true, "num_uses": 0,
-		"policies": []string{"default"}, "metadata": map[string]any{"role": r.name},
-	})
-}
-
 func (s *Server) lookup(value string, t *token) answer {
 	data := map[string]any{
-		"id": value, "accessor": t.accessor, "display_name": t.display, "type": "service",
-		"ttl": 0, "expire_time": nil, "renewable": false, "num_uses": 0,
+		"id": value, "accessor": t.accessor, "display_name": t.display, "type": t.kind(),
+		"ttl": 0, "expire_time": nil, "renewable": t.renewable, "num_uses": 0, "meta": orNull(anyMap(t.metadata)),
 	}
 	if !t.expires.IsZero() {
 		data["ttl"] = int64(t.expires.Sub(s.now()) / time.Second)

@@ -144,7 +144,7 @@ func TestLogins(t *testing.T) {
 	srv.AddKubernetesRole("kubernetes", "k1", "j1", time.Minute)
 	c.token = ""
 	c.want(400, "POST", "auth/ci/login", `{"role_id":"r1","secret_id":"s2"}`)
-	c.want(400, "POST", "auth/approle/login", `{"role_id":"r1","secret_id":"s1"}`)
+	c.want(403, "POST", "auth/approle/login", `{"role_id":"r1","secret_id":"s1"}`) // nothing is mounted there
 	c.want(400, "POST", "auth/kubernetes/login", `{"role":"k2","jwt":"j1"}`)
 	c.want(400, "POST", "auth/kubernetes/login", `malformed`)
 	if r := c.want(200, "POST", "auth/ci/login", `{"role_id":"r1","secret_id":"s1"}`); r.Auth.LeaseDuration != 3600 {
@@ -156,6 +156,54 @@ func TestLogins(t *testing.T) {
 	if got := requests[len(requests)-1].DisplayName; got != "kubernetes-k1" {
 		t.Errorf("display name %q", got)
 	}
+}
+
+func TestTokenRoles(t *testing.T) {
+	srv, c := start(t)
+	srv.AddAppRole("approle", "r", "s", time.Hour)
+	srv.AddJWTRole("jwt", "j", vaulttest.Role{Name: "b", TTL: time.Hour, Batch: true, Metadata: map[string]string{"pod": "p"}})
+	srv.AddTokenRole(vaulttest.Role{Name: "child", TTL: time.Hour})
+	srv.AddTokenRole(vaulttest.Role{Name: "orphan", TTL: time.Hour, Orphan: true, NoDefault: true})
+	srv.PutKV("secret/data/a", map[string]any{"k": "v"})
+	parent := c.want(200, "POST", "auth/approle/login", `{"role_id":"r","secret_id":"s"}`).Auth.ClientToken
+	batch := c.want(200, "POST", "auth/jwt/login", `{"role":"b","jwt":"j"}`).Auth.ClientToken
+	c.token = batch
+	c.want(200, "GET", "secret/data/a", "")
+	c.want(400, "POST", "auth/token/create/child", `{}`)
+	c.want(400, "POST", "auth/token/revoke-self", "")
+	c.token = parent
+	c.want(400, "POST", "auth/token/create/absent", `{}`)
+	orphan := c.want(200, "POST", "auth/token/create/orphan", `{}`).Auth.ClientToken
+	r := c.want(200, "POST", "auth/token/create/child", `{"meta":{"session":"x"},"ttl":"60s"}`)
+	if r.Auth.LeaseDuration != 60 {
+		t.Errorf("the child lives for %d s", r.Auth.LeaseDuration)
+	}
+	c.token = r.Auth.ClientToken
+	c.want(200, "GET", "secret/data/a", "")
+	if got := srv.Requests()[len(srv.Requests())-1].Metadata["session"]; got != "x" {
+		t.Errorf("the child's metadata is %q", got)
+	}
+	c.token = parent
+	c.want(204, "POST", "auth/token/revoke-self", "")
+	c.token = r.Auth.ClientToken
+	c.want(403, "GET", "secret/data/a", "")
+	c.token = orphan
+	c.want(403, "POST", "auth/token/revoke-self", "")
+	c.want(200, "GET", "secret/data/a", "")
+}
+
+func TestWrapping(t *testing.T) {
+	srv, c := start(t)
+	c.token = srv.Wrap("auth/approle/role/r/secret-id", map[string]any{"secret_id": "s"}, time.Minute)
+	lookup := `{"token":"` + c.token + `"}`
+	if r := c.want(200, "POST", "sys/wrapping/lookup", lookup); r.Data["creation_path"] != "auth/approle/role/r/secret-id" {
+		t.Errorf("made at %v", r.Data["creation_path"])
+	}
+	if r := c.want(200, "POST", "sys/wrapping/unwrap", ""); r.Data["secret_id"] != "s" {
+		t.Error("the SecretID is missing")
+	}
+	c.want(400, "POST", "sys/wrapping/unwrap", "")
+	c.want(400, "POST", "sys/wrapping/lookup", lookup)
 }
 
 func TestLeases(t *testing.T) {

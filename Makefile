@@ -6,7 +6,7 @@ export GOTOOLCHAIN := auto
 
 GO       ?= go
 VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
-FUZZTIME ?= 10s
+FUZZTIME ?= 30s
 BENCH    ?= .
 
 # Passed to `go test` by `test`, such as TESTFLAGS=-race.
@@ -39,7 +39,7 @@ bench: ## run the benchmarks; BENCH=REGEXP picks some
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 .PHONY: fuzz
-fuzz: ## run each fuzz target for FUZZTIME (10s)
+fuzz: ## run each fuzz target for FUZZTIME (30s)
 	GO='$(GO)' bash tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: lint
@@ -61,6 +61,11 @@ test-exhaustion: ## attack a real serve with floods and stuck peers (4 minutes);
 .PHONY: test-h2spec
 test-h2spec: build ## compare HTTP/2 inside a tunnel with bare net/http, by h2spec
 	cd tools/h2spec && $(GO) run . $(abspath bin/sidekey)
+
+.PHONY: test-vault
+test-vault: ## run the tests against a real Vault (builds it: 5 minutes the first time)
+	bin=$$(bash tools/vaultd.sh) && pg=$$(bash tools/install-postgres.sh) && \
+		SIDEKEY_VAULTD="$$bin" SIDEKEY_POSTGRES="$$pg" $(GO) test $(TESTFLAGS) -count=1 -timeout 15m -parallel 6 -run RealVault ./internal/realvault ./vault ./cmd/sidekey
 
 .PHONY: manifests
 manifests: ## check examples/kubernetes, with kubectl too where it is installed

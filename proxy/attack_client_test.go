@@ -61,7 +61,7 @@ type agentConn interface {
 	close()
 }
 
-const agentPatience = 10 * time.Second
+const agentPatience = 30 * time.Second
 
 // open brings a connection to the point where the case's bytes are due. If that does not work, it
 // returns the answer that stands in the way.

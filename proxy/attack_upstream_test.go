@@ -51,7 +51,7 @@ func newRawUpstream(t testing.TB, count *arrivalCount, config func(*tls.ClientHe
 
 func (u *rawUpstream) serve(conn net.Conn) {
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(agentPatience))
 	server := tls.Server(conn, &tls.Config{GetConfigForClient: u.config, MinVersion: tls.VersionTLS10})
 	head := &tap{Conn: server}
 	br := bufio.NewReader(head)

@@ -38,6 +38,13 @@ func (g *gate) leave() {
 	g.signal()
 }
 
+// count returns how many are inside.
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
+}
+
 // close lets nobody in any more. The channel is closed when the last one has left.
 func (g *gate) close() <-chan struct{} {
 	g.mu.Lock()

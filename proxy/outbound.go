@@ -2,14 +2,10 @@ package proxy
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -82,18 +78,23 @@ func (ex *exchange) parseHeader() *refusal {
 	if hasQueryKey(ex.target.Query, overrideKey) {
 		return &refusal{status: http.StatusBadRequest, reason: "override_refused", detail: "the query has a parameter " + overrideKey}
 	}
+	var bad *refusal // an override is told first, whatever the order of the map
 	for name, values := range h {
-		if overrides[folded(name)] {
-			return &refusal{status: http.StatusBadRequest, reason: "override_refused", detail: "the request has a header " + folded(name)}
+		f := folded(name)
+		if overrides[f] {
+			return &refusal{status: http.StatusBadRequest, reason: "override_refused", detail: "the request has a header " + f}
 		}
-		if f := folded(name); f != name && (hopByHop[f] || notForwarded[f]) {
-			return &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has an alias of header " + f}
+		if f != name && (hopByHop[f] || notForwarded[f]) {
+			bad = &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has an alias of header " + f}
 		}
 		for _, v := range values {
 			if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(v) {
-				return &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has a malformed header"}
+				bad = &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has a malformed header"}
 			}
 		}
+	}
+	if bad != nil {
+		return bad
 	}
 	if e := h["Expect"]; len(e) > 1 || len(e) == 1 && !strings.EqualFold(e[0], "100-continue") {
 		return &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request expects something other than 100-continue"}
@@ -113,8 +114,8 @@ func (ex *exchange) parseHeader() *refusal {
 // outbound makes the request that is to be sent, anew: nothing of the inbound head is relayed
 // that is not copied here (I5). The URL is built from the matched target (I1), and what stands in
 // it is byte for byte what was matched (I3).
-// cancel is called if the upstream leaves the agent's body unread for too long.
-func (ex *exchange) outbound(ctx context.Context, cancel func()) (*http.Request, *refusal) {
+// cut ends the use if the upstream leaves the agent's body unread for too long.
+func (ex *exchange) outbound(ctx context.Context, cut context.CancelCauseFunc) (*http.Request, *refusal) {
 	in := ex.r
 	out := (&http.Request{
 		Method: in.Method,
@@ -129,18 +130,7 @@ func (ex *exchange) outbound(ctx context.Context, cancel func()) (*http.Request,
 	if f := ex.dropAgentCredentials(out); f != nil {
 		return nil, f
 	}
-	ex.body.rc = in.Body
-	out.ContentLength = in.ContentLength
-	switch {
-	case in.ContentLength != 0:
-		ex.body.stall = ex.s.cfg.stallTimeout()
-		ex.body.unread = time.AfterFunc(ex.body.stall, cancel)
-		out.Body = &ex.body
-	case !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, in.Method):
-		// A transport sends a request without a body a second time, if the agent calls it
-		// idempotent, and a body that it cannot rewind only once.
-		out.Body = io.NopCloser(http.NoBody)
-	}
+	ex.giveBody(out, cut)
 	if isGRPC(in.Header) {
 		out.Header.Set("Te", "trailers")
 	}
@@ -196,7 +186,7 @@ func (ex *exchange) dropAgentCredentials(out *http.Request) *refusal {
 	}
 	carrier := ex.binding.Injector.Carrier()
 	for name := range out.Header {
-		if f := folded(name); agentCredentials[f] || f == folded(carrier.Header) {
+		if f := folded(name); agentCredentials[f] || carrier.Header != "" && f == folded(carrier.Header) {
 			delete(out.Header, name)
 		}
 	}
@@ -218,70 +208,3 @@ func askForScannable(h http.Header) {
 	}
 	h.Set("Accept-Encoding", "identity")
 }
-
-// inject puts the credential on out and checks that it is there exactly once (I6) and that
-// nothing else of the target moved (I3).
-func (ex *exchange) inject(out *http.Request) *refusal {
-	if ex.binding == nil {
-		return nil
-	}
-	failed := &refusal{status: http.StatusServiceUnavailable, reason: "credential_unavailable", route: ex.rec.Route,
-		detail: "credential " + ex.rec.Credential + " cannot be put on a request; only an operator can change that"}
-	if ex.target.Scheme != "https" { // I11; the policy refuses such a route, this refuses the bytes
-		return failed
-	}
-	if err := ex.binding.Injector.Inject(out, ex.iss); err != nil {
-		ex.s.cfg.Log.Error().Str("credential", ex.rec.Credential).Err(err).Msg("credential cannot be injected")
-		return failed
-	}
-	carrier, found := ex.binding.Injector.Carrier(), 0
-	if carrier.Header != "" {
-		for name, values := range out.Header {
-			if folded(name) == folded(carrier.Header) {
-				found += len(values)
-			}
-		}
-	} else if added, ok := strings.CutPrefix(out.URL.RawQuery, ex.target.Query); ok && added != "" {
-		found = 1
-	}
-	want := ex.target.Path
-	if got := out.URL.EscapedPath(); found != 1 || got != want || out.URL.Host != out.Host {
-		return failed
-	}
-	return nil
-}
-
-// A countingBody counts the bytes of a body that were read. The agent's own one also notices that
-// nobody reads on: unread is armed while the bytes of a Read are on their way upstream. A slow agent
-// does not trip it.
-type countingBody struct {
-	rc     io.ReadCloser
-	n      atomic.Int64
-	broken atomic.Bool // reading failed; not by the end of the body
-	stall  time.Duration
-	unread *time.Timer // nil: nobody minds
-}
-
-func (b *countingBody) Read(p []byte) (int, error) {
-	if b.unread != nil {
-		b.unread.Stop()
-	}
-	n, err := b.rc.Read(p)
-	b.n.Add(int64(n))
-	switch {
-	case err != nil && err != io.EOF:
-		b.broken.Store(true)
-	case err == nil && b.unread != nil:
-		b.unread.Reset(b.stall)
-	}
-	return n, err
-}
-
-func (b *countingBody) Close() error {
-	if b.unread != nil {
-		b.unread.Stop()
-	}
-	return b.rc.Close()
-}
-
-func (b *countingBody) count() int64 { return b.n.Load() }

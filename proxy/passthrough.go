@@ -41,7 +41,7 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 	}
 	upstream, err := ex.gen.Dial(ctx, "tcp", authority.String())
 	if err != nil {
-		f := ex.upstreamFailure(err)
+		f := ex.upstreamFailure(ctx, err)
 		ex.recordOutcome(f.status, f.reason)
 		return
 	}

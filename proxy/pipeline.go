@@ -2,11 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptrace"
 	"runtime/debug"
@@ -36,18 +31,25 @@ type exchange struct {
 	r    *http.Request
 
 	target  policy.Target
-	binding *Binding // nil: the request carries no credential
-	iss     *credential.Issuance
-	secrets *secrets // what the answer must not hold; nil: the request carries no credential
-	hasBody bool     // an answer to the agent has one, which may be buffered
-	upgrade bool     // the agent asks for a WebSocket
+	route   *policy.Route // nil: none allows the request, and the policy only reports
+	binding *Binding      // nil: the request carries no credential
+	held    []byte        // the request's body, if it is kept to be sent again
+	hasBody bool          // an answer to the agent has one, which may be buffered
+	upgrade bool          // the agent asks for a WebSocket
+	sent    int64         // body bytes to the agent
 
-	rec      audit.Record // what the record of the request will say
-	intent   audit.Ref    // zero until the intent is recorded
-	started  time.Time
-	body     countingBody // the request's
-	attempts atomic.Int64
-	sent     int64 // body bytes to the agent
+	// Of the current use. Those without a comment are nil if the request carries no credential.
+	iss       *credential.Issuance
+	secrets   *secrets          // what the answer must not hold
+	pass      *passage          // through the valve
+	transport http.RoundTripper // that goes with iss
+	again     *issued           // what stands for the refused issuance in the second use; nil in the first
+	rec       audit.Record      // what the record of the use will say
+	intent    audit.Ref         // zero until the intent is recorded
+	started   time.Time
+	body      *countingBody // the request's
+	attempts  *atomic.Int64 // heads that the transport has written, as far as it has told
+	answered  bool          // so there was one at least
 }
 
 // serve is the life of a request, whichever way it came in.
@@ -99,15 +101,16 @@ func (ex *exchange) finish() {
 }
 
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, entrance string) *exchange {
-	ex := &exchange{s: s, gen: s.generation.Load(), conn: connOf(r.Context()), w: w, r: r, started: time.Now()}
+	ex := &exchange{s: s, gen: s.generation.Load(), conn: connOf(r.Context()), w: w, r: r, started: time.Now(), body: &countingBody{}, attempts: new(atomic.Int64)}
 	ex.conn.served.Add(1)
 	ex.rec = audit.Record{Conn: ex.conn.id, Entrance: entrance, Method: r.Method}
 	return ex
 }
 
-// run takes the request through the pipeline: parse, match, credential, inject, record, forward,
-// respond. Whatever stops it on the way is returned as a refusal; nothing was sent then, unless
-// the intent had been recorded.
+// run takes the request through the pipeline: parse, match, and a use, which is all from acquiring
+// the credential to the end of the answer. If the upstream refuses the credential, and the request
+// can be sent again, there is a second use with another one. Whatever stops the request on the way
+// is returned as a refusal; nothing was sent then, unless the intent had been recorded.
 func (ex *exchange) run() *refusal {
 	if f := ex.parse(); f != nil {
 		return f
@@ -115,31 +118,51 @@ func (ex *exchange) run() *refusal {
 	if f := ex.decide(); f != nil {
 		return f
 	}
-	ctx, cancel := context.WithCancel(ex.r.Context())
-	defer cancel()
-	out, f := ex.outbound(ctx, cancel)
-	if f != nil {
-		return f
-	}
-	release, f := ex.credential(ctx)
+	release, f := ex.hold()
 	if f != nil {
 		return f
 	}
 	defer release()
+	again, f := ex.use()
+	if again {
+		_, f = ex.use()
+	}
+	return f
+}
+
+// use sends the request once: credential, inject, record, forward, respond. It leaves an intent and
+// an outcome of its own. again says that the answer was for nobody, and the request is to be sent
+// again.
+func (ex *exchange) use() (again bool, f *refusal) {
+	ctx, cut := context.WithCancelCause(ex.r.Context())
+	defer cut(nil)
+	out, f := ex.outbound(ctx, cut)
+	if f != nil {
+		return false, f
+	}
+	release, f := ex.credential(ctx, cut)
+	if f != nil {
+		return false, f
+	}
+	defer release()
 	if f := ex.inject(out); f != nil {
-		return f
+		return false, f
 	}
 	if f := ex.recordIntent(); f != nil {
-		return f
+		return false, f
 	}
 	resp, f := ex.forward(out)
 	if f != nil {
-		return f
+		return false, f
 	}
-	defer resp.Body.Close()
+	body := resp.Body
+	defer body.Close()
 	// Once an HTTP/2 upstream has answered, only closing its body wakes an upload that waits for it.
-	defer context.AfterFunc(ctx, func() { resp.Body.Close() })()
-	return ex.respond(resp)
+	defer context.AfterFunc(ctx, func() { body.Close() })()
+	if ex.replaced(ctx, resp) {
+		return true, nil
+	}
+	return false, ex.respond(ctx, resp)
 }
 
 // parse puts the request's target in canonical form (I2, I4). In a tunnel the authority is the
@@ -199,6 +222,7 @@ func (ex *exchange) decide() *refusal {
 	pol := ex.gen.Policy
 	d := pol.Decide(req)
 	if d.Allow {
+		ex.route = d.Route
 		ex.rec.Route, ex.rec.Path = d.Route.Name, d.Path
 		if d.Route.Credential == "" {
 			return nil
@@ -220,82 +244,22 @@ func (ex *exchange) decide() *refusal {
 	return f
 }
 
-// credential acquires the route's credential. release is never nil without a refusal.
-func (ex *exchange) credential(ctx context.Context) (release func(), f *refusal) {
-	if ex.binding == nil {
-		return func() {}, nil
-	}
-	iss, release, err := ex.binding.Credential.Acquire(ctx)
-	if err == nil {
-		ex.iss = iss
-		ex.rec.Issuance = iss.ID
-		var short bool
-		if ex.secrets, short = ex.s.known.add(ex.binding.Injector, iss); short {
-			ex.s.cfg.Log.Warn().Str("credential", iss.Credential).Msg("credential is too short to be looked for in answers")
-		}
-		return release, nil
-	}
-	if errors.Is(err, credential.ErrClosed) {
-		return nil, &refusal{
-			status: http.StatusServiceUnavailable, reason: "session_ended", route: ex.rec.Route,
-			detail: "the session's credentials were revoked; only routes without one still work",
-		}
-	}
-	f = &refusal{
-		status: http.StatusServiceUnavailable, reason: "credential_unavailable", route: ex.rec.Route, retryAfter: time.Second,
-		detail: fmt.Sprintf("credential %q could not be obtained; try again later", ex.rec.Credential),
-	}
-	if errors.Is(err, credential.ErrRefused) {
-		f.detail = fmt.Sprintf("the source refused credential %q; only an operator can change that", ex.rec.Credential)
-	}
-	if u, ok := errors.AsType[*credential.UnusableError](err); ok {
-		f.retryAfter = max(u.RetryAfter, time.Second)
-	}
-	ex.s.cfg.Log.Warn().Str("credential", ex.rec.Credential).Err(err).Msg("credential unavailable")
-	return nil, f
-}
-
-// recordIntent writes what is about to be sent into the trail (I7). Without that, nothing is sent.
-func (ex *exchange) recordIntent() *refusal {
-	rec := ex.rec
-	rec.Event = audit.RequestIntent
-	rec.PathHMAC = ex.s.pathHMAC(ex.target)
-	ref, err := ex.s.cfg.Trail.Append(rec)
-	if err != nil {
-		ex.s.cfg.Log.Error().Err(err).Msg("audit trail cannot be written; requests are refused")
-		return auditUnavailable(ex.rec.Route)
-	}
-	ex.intent = ref
-	return nil
-}
-
-func auditUnavailable(route string) *refusal {
-	return &refusal{
-		status: http.StatusServiceUnavailable, reason: "audit_unavailable", route: route, retryAfter: time.Second,
-		detail: "nothing is sent that cannot be recorded; an operator has to look at the audit sink",
-	}
-}
-
-// pathHMAC stands for the request target in the trail: equal targets have equal ones, and what
-// the target was cannot be read from it.
-func (s *Server) pathHMAC(t policy.Target) string {
-	mac := hmac.New(sha256.New, s.pathKey[:])
-	mac.Write([]byte(t.RequestURI()))
-	return hex.EncodeToString(mac.Sum(nil)[:16])
-}
-
 // forward sends out. The transport may send a request without a body again on another
 // connection when the first one turns out to be dead; each time counts.
 func (ex *exchange) forward(out *http.Request) (*http.Response, *refusal) {
 	transport := ex.gen.Plain
 	if ex.binding != nil {
-		transport = ex.binding.Transport
+		transport = ex.transport
 	}
-	trace := &httptrace.ClientTrace{WroteHeaders: func() { ex.attempts.Add(1) }}
+	attempts := new(atomic.Int64) // not a later use's: the transport may tell when the answer is here
+	ex.attempts, ex.answered = attempts, false
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { attempts.Add(1) }}
 	resp, err := transport.RoundTrip(out.WithContext(httptrace.WithClientTrace(out.Context(), trace)))
+	ex.pass.reach(passSent)
 	if err != nil {
-		return nil, ex.upstreamFailure(err)
+		return nil, ex.upstreamFailure(out.Context(), err)
 	}
+	ex.answered = true
 	ex.rec.Protocol = "h1"
 	if resp.ProtoMajor == 2 {
 		ex.rec.Protocol = "h2"
@@ -319,36 +283,6 @@ func (ex *exchange) refuse(f *refusal) {
 		defer rc.Flush()
 	}
 	f.write(ex.w, ex.r, ex.gen.Policy.Role(), ref.ID)
-}
-
-// record is the part of refuse that the trail gets.
-func (ex *exchange) record(f *refusal) audit.Ref {
-	ref := ex.intent
-	if ex.intent.Seq != 0 {
-		ex.recordOutcome(f.status, f.reason)
-	} else {
-		rec := ex.rec
-		rec.Event, rec.Reason, rec.Status = audit.RequestDenied, f.reason, f.status
-		rec.Issuance = ""
-		var err error
-		if ref, err = ex.s.cfg.Trail.Append(rec); err != nil {
-			ex.s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a refusal could not be recorded")
-		}
-	}
-	return ref
-}
-
-// recordOutcome closes the intent. It comes after the bytes have gone, so its failure can only be
-// logged; the next request is refused if the trail is still broken.
-func (ex *exchange) recordOutcome(status int, errorCode string) {
-	rec := ex.rec
-	rec.Event, rec.Intent, rec.Status, rec.Error = audit.RequestOutcome, ex.intent.Seq, status, errorCode
-	rec.BytesIn, rec.BytesOut, rec.Attempts = ex.body.count(), ex.sent, int(ex.attempts.Load())
-	rec.DurationMS = float64(time.Since(ex.started).Microseconds()) / 1000
-	ex.intent = audit.Ref{}
-	if _, err := ex.s.cfg.Trail.Append(rec); err != nil {
-		ex.s.cfg.Log.Error().Err(err).Msg("an outcome could not be recorded")
-	}
 }
 
 // recover turns a panic in the pipeline into a refusal, or an aborted response, of this one

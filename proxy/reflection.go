@@ -69,7 +69,7 @@ func (k *knownSecrets) add(in inject.Injector, iss *credential.Issuance) (found 
 	found.values, _ = redact.Compile(patterns...)
 	found.names, _ = redact.Compile(lower...)
 	k.current.Store(found)
-	return found, len(p.Value) < redact.MinLen
+	return found, len(p.Value) > 0 && len(p.Value) < redact.MinLen // a client certificate has none that is sent
 }
 
 // A reflection looks for known secrets in one answer and counts what it masked.

@@ -32,6 +32,7 @@ var titles = map[string]string{
 	"credential_conflict":    "The request carries a parameter that is Sidekey's to set",
 	"credential_unavailable": "The credential for this route cannot be had now",
 	"session_ended":          "The session has ended",
+	"killed":                 "The use of credentials was stopped",
 	"audit_unavailable":      "The request cannot be recorded, so it is not sent",
 	"address_refused":        "The host's address is not one that may be dialled",
 	"upstream_unreachable":   "The upstream cannot be reached",

@@ -3,11 +3,8 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/textproto"
 	"strconv"
@@ -20,75 +17,18 @@ import (
 	"github.com/sidekey/sidekey/redact"
 )
 
-// upstreamFailure says in one of a few words why an upstream could not be asked. What Go's error
-// says can hold addresses and, with a credential in the query, the credential.
-func (ex *exchange) upstreamFailure(err error) *refusal {
-	f := &refusal{status: http.StatusBadGateway, reason: "upstream_unreachable", route: ex.rec.Route}
-	host := ex.target.Host
-	var (
-		verify  *tls.CertificateVerificationError
-		unknown x509.UnknownAuthorityError
-		alert   tls.AlertError
-		record  tls.RecordHeaderError
-		timeout net.Error
-		dial    *net.OpError
-		dns     *net.DNSError
-	)
-	switch {
-	case ex.body.broken.Load() && ex.r.Context().Err() == nil:
-		f.status, f.reason, f.detail = http.StatusBadRequest, "bad_request", "the request's body is malformed or broke off"
-	case errors.Is(err, errNeverDialled):
-		f.reason, f.detail = "address_refused", "the address of "+host+" and this port is never dialled for an agent, whatever upstream.allow_cidrs opens"
-	case errors.Is(err, errAddressRefused):
-		f.reason, f.detail = "address_refused", host+" resolves to an address that is not public; upstream.allow_cidrs opens ranges"
-	case errors.As(err, &verify), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record),
-		errors.As(err, &dial) && dial.Op == "remote error": // the upstream's own TLS alert
-		f.reason, f.detail = "upstream_tls", "no trusted TLS connection to "+host+" could be made"
-	case errors.Is(err, context.Canceled) && ex.r.Context().Err() == nil:
-		f.status, f.reason, f.detail = http.StatusGatewayTimeout, "upstream_timeout", host+" does not read the request"
-	case errors.Is(context.Cause(ex.r.Context()), errDrainOver):
-		f.status, f.reason = http.StatusServiceUnavailable, "draining"
-	case errors.Is(err, context.Canceled):
-		f.reason, f.detail = "agent_gone", "the agent gave up"
-	case errors.As(err, &dns):
-		f.detail = "the name " + host + " cannot be resolved"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		f.status, f.reason, f.detail = http.StatusGatewayTimeout, "upstream_timeout", host+" did not answer in time"
-	case errors.As(err, &dial) && dial.Op == "dial":
-		f.detail = host + " refuses connections"
-	default:
-		f.reason, f.detail = "upstream_protocol", "the connection to "+host+" ended before a valid answer came"
-	}
-	ex.s.cfg.Log.Debug().Str("reason", f.reason).Str("route", ex.rec.Route).Msg("upstream failed")
-	return f
-}
-
-// checkResponse refuses what is not the answer to the request that was sent.
-func (ex *exchange) checkResponse(resp *http.Response) *refusal {
-	ok := resp.StatusCode >= 200 && resp.StatusCode <= 599
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		ok = ex.upgrade && validUpgrade(ex.r, resp)
-	}
-	for name, values := range resp.Header {
-		for _, v := range values {
-			ok = ok && httpguts.ValidHeaderFieldName(name) && httpguts.ValidHeaderFieldValue(v)
-		}
-	}
-	if ok {
-		return nil
-	}
-	return &refusal{status: http.StatusBadGateway, reason: "upstream_protocol", route: ex.rec.Route, detail: ex.target.Host + " gave an answer that is not valid HTTP"}
-}
-
 // notReturned are the fields of a response to a credentialed request that would hand the agent a
 // session of its own.
 var notReturned = map[string]bool{"Set-Cookie": true, "Set-Cookie2": true, "Authentication-Info": true}
 
 // respond hands the upstream's answer to the agent as it comes, and records the outcome when it
-// has ended. It returns a refusal only while nothing has been written.
-func (ex *exchange) respond(resp *http.Response) *refusal {
+// has ended. It returns a refusal only while nothing has been written. ctx is that of the use.
+func (ex *exchange) respond(ctx context.Context, resp *http.Response) *refusal {
+	if f := ex.cutOff(ctx); f != nil {
+		return f
+	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return ex.tunnelWebSocket(resp)
+		return ex.tunnelWebSocket(ctx, resp)
 	}
 	body, f := ex.answer(resp)
 	if f != nil {
@@ -101,7 +41,7 @@ func (ex *exchange) respond(resp *http.Response) *refusal {
 	to := newAgentWriter(ex, rc, resp.ContentLength < 0)
 	err := to.head(resp.StatusCode)
 	if err == nil {
-		err = ex.copyBody(to, body)
+		err = ex.copyBody(ctx, to, body)
 	}
 	if err == nil {
 		err = ex.copyTrailer(resp.Trailer)
@@ -197,7 +137,8 @@ func (ex *exchange) answer(resp *http.Response) (body io.Reader, f *refusal) {
 			detail: ex.target.Host + " sent an encoding that cannot be looked through for credentials",
 		}
 	}
-	if ex.maskHead(resp) != nil {
+	// The names of announced trailers go into the head.
+	if ex.maskHead(resp) != nil || ex.maskTail(resp.Trailer) != nil {
 		return nil, auditUnavailable(ex.rec.Route)
 	}
 	body = ex.scan(resp)
@@ -218,6 +159,19 @@ func (ex *exchange) maskHead(resp *http.Response) error {
 		return nil
 	}
 	return ex.recordReflection("header")
+}
+
+// maskTail does the same for trailers.
+func (ex *exchange) maskTail(trailer http.Header) error {
+	if ex.secrets == nil {
+		return nil
+	}
+	tail := reflection{secrets: ex.secrets}
+	tail.mask(trailer)
+	if tail.found == 0 {
+		return nil
+	}
+	return ex.recordReflection("trailer")
 }
 
 // scan returns resp's body with known secrets masked. A mask changes the length, so a body keeps
@@ -269,14 +223,8 @@ func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
 
 // copyTrailer sends the upstream's trailers, announced or not, after the body.
 func (ex *exchange) copyTrailer(trailer http.Header) error {
-	if ex.secrets != nil {
-		tail := reflection{secrets: ex.secrets}
-		tail.mask(trailer)
-		if tail.found > 0 {
-			if err := ex.recordReflection("trailer"); err != nil {
-				return err
-			}
-		}
+	if err := ex.maskTail(trailer); err != nil {
+		return err
 	}
 	for name, values := range trailer {
 		// One that was announced and did not come has no values; net/http would wait for it.
@@ -346,7 +294,7 @@ var (
 )
 
 // copyBody copies the response's body to the agent.
-func (ex *exchange) copyBody(to *agentWriter, body io.Reader) error {
+func (ex *exchange) copyBody(ctx context.Context, to *agentWriter, body io.Reader) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
@@ -361,10 +309,8 @@ func (ex *exchange) copyBody(to *agentWriter, body io.Reader) error {
 			return nil
 		case errors.Is(err, errUnrecorded), errors.Is(err, errReflected):
 			return err
-		case err != nil && errors.Is(context.Cause(ex.r.Context()), errDrainOver):
-			return errDrainOver
-		case err != nil && ex.r.Context().Err() != nil:
-			return errAgentGone
+		case err != nil && ctx.Err() != nil:
+			return endedBy(ctx)
 		case err != nil:
 			return errUpstreamBroke
 		}

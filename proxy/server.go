@@ -37,16 +37,25 @@ type Authority interface {
 }
 
 // A CredentialCache hands out a credential that is valid now. The caller calls release when the
-// request that carries it has ended.
+// request that carries it has ended. Reissue is for a request whose upstream refused what it
+// carried: it hands out another issuance, which it obtains if need be, or fails. Both are safe for
+// concurrent use.
 type CredentialCache interface {
 	Acquire(ctx context.Context) (iss *credential.Issuance, release func(), err error)
+	Reissue(ctx context.Context, refused *credential.Issuance) (iss *credential.Issuance, release func(), err error)
 }
 
 // A Binding is what a credential's name in the policy stands for.
 type Binding struct {
 	Credential CredentialCache
 	Injector   inject.Injector
-	Transport  http.RoundTripper // used by no other credential
+
+	// Transport is used by no other credential. If Injector is an [inject.CertificateBearer] it is
+	// one of [NewTransport] and sends nothing itself: each issuance gets a transport like it, which
+	// shows the certificate.
+	Transport http.RoundTripper
+
+	certified certified
 }
 
 // A Generation is a policy together with what its names stand for. It does not change.
@@ -89,11 +98,14 @@ type Config struct {
 	// MaxConnections bounds the agent's connections. Zero means 1024.
 	MaxConnections int
 
-	// MaxRequests bounds the requests in flight. Zero means 1024.
+	// MaxRequests bounds the requests in flight and the tunnels that are being set up, taken
+	// together: a tunnel gives its place back a moment after its first request can come. Zero
+	// means 1024.
 	MaxRequests int
 
 	// StallTimeout bounds one write towards the agent, and how long an upstream may leave a body
-	// that the agent sends unread. Zero means 2 minutes.
+	// that the agent sends unread. Inside of TLS an agent that reads nothing at all is given up 5 s
+	// later: crypto/tls tries that long to say goodbye. Zero means 2 minutes.
 	StallTimeout time.Duration
 
 	// Log receives operational messages, never bytes of requests. The zero value discards.
@@ -125,9 +137,12 @@ type Server struct {
 	tls        *tls.Config
 
 	connections atomic.Uint64
-	gate        *gate   // requests in flight and tunnels being set up
-	turnedAway  *gate   // those that are being told that the gate let them not in
-	upgraded    connSet // WebSockets, tunnels that are passed through, handshakes
+	gate        *gate  // requests in flight and tunnels being set up
+	turnedAway  *gate  // those that are being told that the gate let them not in
+	valve       *valve // credentials on their way out
+	reissues    reissues
+	held        atomic.Int64 // bytes of bodies that are kept to be sent again
+	upgraded    connSet      // WebSockets, tunnels that are passed through, handshakes
 	known       knownSecrets
 	outerConns  sync.Map       // net.Conn -> *connection, of the listener
 	conns       sync.WaitGroup // connections whose end has not been looked at
@@ -145,7 +160,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Generation.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway)}
+	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway), valve: newValve()}
 	rand.Read(s.pathKey[:])
 	s.generation.Store(cfg.Generation)
 	s.front = newFront(s.startTunnel)
@@ -164,6 +179,11 @@ func (g *Generation) check() error {
 		b := g.Bindings[c.Name]
 		if b == nil || b.Credential == nil || b.Injector == nil || b.Transport == nil {
 			return fmt.Errorf("credential %q is not bound", c.Name)
+		}
+		if _, ok := b.Injector.(inject.CertificateBearer); ok {
+			if t, ok := b.Transport.(*http.Transport); !ok || t.DialContext == nil || t.TLSClientConfig == nil {
+				return fmt.Errorf("credential %q is a client certificate, which its transport cannot show", c.Name)
+			}
 		}
 	}
 	return nil
@@ -220,6 +240,8 @@ func (s *Server) Run(ctx context.Context) error {
 	s.drain(context.WithoutCancel(ctx), cut)
 	serving.Wait()
 	s.conns.Wait()
+	s.reissues.close()
+	s.closeCertified()
 	return err
 }
 

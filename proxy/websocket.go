@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/sha1" // RFC 6455 section 4.2.2 asks for it; nothing is secured by it
 	"encoding/base64"
 	"errors"
@@ -18,9 +19,13 @@ func validUpgrade(r *http.Request, resp *http.Response) bool {
 		resp.Header.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// errCredentialExpired ends a WebSocket. It is a code of the trail.
+var errCredentialExpired = errors.New("credential_expired")
+
 // tunnelWebSocket takes the agent's connection over and copies frames both ways until either
-// side ends.
-func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
+// side ends, ctx does, or the credential expires that it began with: the upstream looked at that
+// once, and would not again.
+func (ex *exchange) tunnelWebSocket(ctx context.Context, resp *http.Response) *refusal {
 	upstream, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return &refusal{status: http.StatusBadGateway, reason: "upstream_protocol", route: ex.rec.Route}
@@ -33,6 +38,16 @@ func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
 	defer client.Close()
 	defer ex.s.upgraded.add(client)()
 	defer ex.s.upgraded.add(upstream)()
+	ex.pass.upgrade()
+	if ex.iss != nil && !ex.route.Outlive {
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadlineCause(ctx, ex.iss.ExpiresAt, errCredentialExpired)
+		defer stop()
+	}
+	defer context.AfterFunc(ctx, func() {
+		upstream.Close()
+		client.Close()
+	})()
 
 	h := ex.w.Header()
 	clear(h)
@@ -66,8 +81,11 @@ func (ex *exchange) tunnelWebSocket(resp *http.Response) *refusal {
 		frames = newFrameScanner(ex, "websocket", upstream, webSocketHeader) // not compressed: the extension was not offered
 	}
 	code := ""
-	if ex.sent, err = io.Copy(idleGuard{client, ex.s.cfg.stallTimeout()}, frames); errors.Is(err, errReflected) {
+	ex.sent, err = io.Copy(idleGuard{client, ex.s.cfg.stallTimeout()}, frames)
+	if errors.Is(err, errReflected) {
 		code = errReflected.Error()
+	} else if cause := endedBy(ctx); cause != nil && cause != errAgentGone { // as most end
+		code = cause.Error()
 	}
 	client.Close()
 	upstream.Close()

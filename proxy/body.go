@@ -1,0 +1,115 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxHeld    = 1 << 20  // bytes of one body that is kept to be sent again
+	maxAllHeld = 16 << 20 // bytes of all that are kept at one time
+)
+
+// errUnread ends the use whose body an upstream does not read. It is a code of the trail.
+var errUnread = errors.New("upstream_timeout")
+
+// hold reads the request's body into memory if the policy says that it may be sent twice. One whose
+// length is not declared could be one side of a dialogue; it streams like all others, and so does
+// one for which there is no room. release is to be called when the request has ended.
+func (ex *exchange) hold() (release func(), f *refusal) {
+	n := ex.r.ContentLength
+	if ex.route == nil || !ex.route.ReplaySafe || n <= 0 || n > maxHeld {
+		return func() {}, nil
+	}
+	if ex.s.held.Add(n) > maxAllHeld {
+		ex.s.held.Add(-n)
+		return func() {}, nil
+	}
+	release = func() { ex.s.held.Add(-n) }
+	ex.held = make([]byte, n)
+	if _, err := io.ReadFull(ex.r.Body, ex.held); err != nil {
+		release()
+		return nil, ex.brokenBody()
+	}
+	return release, nil
+}
+
+// brokenBody is what becomes of a request whose body cannot be read to its end.
+func (ex *exchange) brokenBody() *refusal {
+	ctx := ex.r.Context()
+	if f := ex.cutOff(ctx); f != nil {
+		return f
+	}
+	if ctx.Err() != nil {
+		return ex.agentGone()
+	}
+	return &refusal{status: http.StatusBadRequest, reason: "bad_request", route: ex.rec.Route, detail: "the request's body is malformed or broke off"}
+}
+
+// giveBody makes the body of out. cut is called if the upstream leaves it unread for too long.
+func (ex *exchange) giveBody(out *http.Request, cut context.CancelCauseFunc) {
+	in := ex.r
+	ex.body = &countingBody{rc: in.Body}
+	if ex.held != nil {
+		ex.body.rc = io.NopCloser(bytes.NewReader(ex.held))
+	}
+	out.ContentLength = in.ContentLength
+	switch {
+	case in.ContentLength != 0:
+		ex.body.stall = ex.s.cfg.stallTimeout()
+		ex.body.unread = time.AfterFunc(ex.body.stall, func() { cut(errUnread) })
+		out.Body = ex.body
+	case calledIdempotent(out.Header) && !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, in.Method):
+		// A transport sends a request without a body a second time, if the agent calls it
+		// idempotent, and a body that it cannot rewind only once. It sends that one in chunks,
+		// which some upstreams do not take: all others say Content-Length: 0.
+		out.Body = io.NopCloser(http.NoBody)
+	}
+}
+
+// calledIdempotent reports whether h has one of the fields that net/http takes for a promise that the
+// request may be sent twice.
+func calledIdempotent(h http.Header) bool {
+	return h["Idempotency-Key"] != nil || h["X-Idempotency-Key"] != nil
+}
+
+// A countingBody counts the bytes of a body that were read. The agent's own one also notices that
+// nobody reads on: unread is armed while the bytes of a Read are on their way upstream. A slow agent
+// does not trip it.
+type countingBody struct {
+	rc     io.ReadCloser
+	n      atomic.Int64
+	broken atomic.Bool // reading failed; not by the end of the body
+	stall  time.Duration
+	unread *time.Timer // nil: nobody minds
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	if b.unread != nil {
+		b.unread.Stop()
+	}
+	n, err := b.rc.Read(p)
+	b.n.Add(int64(n))
+	switch {
+	case err != nil && err != io.EOF:
+		b.broken.Store(true)
+	case err == nil && b.unread != nil:
+		b.unread.Reset(b.stall)
+	}
+	return n, err
+}
+
+func (b *countingBody) Close() error {
+	if b.unread != nil {
+		b.unread.Stop()
+	}
+	return b.rc.Close()
+}
+
+func (b *countingBody) count() int64 { return b.n.Load() }

@@ -1,0 +1,91 @@
+package proxy
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/sidekey/sidekey/audit"
+	"github.com/sidekey/sidekey/credential"
+	"github.com/sidekey/sidekey/policy"
+)
+
+// recordIntent writes what is about to be sent into the trail (I7). Without that, nothing is sent.
+func (ex *exchange) recordIntent() *refusal {
+	rec := ex.rec
+	rec.Event = audit.RequestIntent
+	rec.PathHMAC = ex.s.pathHMAC(ex.target)
+	record := func() error {
+		ref, err := ex.s.cfg.Trail.Append(rec)
+		if err == nil {
+			ex.intent = ref
+		}
+		return err
+	}
+	var err error
+	if ex.iss == nil {
+		err = record()
+	} else {
+		err = ex.iss.RecordUse(record)
+	}
+	switch {
+	case errors.Is(err, credential.ErrClosed), errors.Is(err, credential.ErrExpired): // a moment ago
+		return ex.credentialRefusal(err)
+	case err != nil:
+		ex.s.cfg.Log.Error().Err(err).Msg("audit trail cannot be written; requests are refused")
+		return auditUnavailable(ex.rec.Route)
+	}
+	ex.pass.reach(passRecorded)
+	return nil
+}
+
+func auditUnavailable(route string) *refusal {
+	return &refusal{
+		status: http.StatusServiceUnavailable, reason: "audit_unavailable", route: route, retryAfter: time.Second,
+		detail: "nothing is sent that cannot be recorded; an operator has to look at the audit sink",
+	}
+}
+
+// pathHMAC stands for the request target in the trail: equal targets have equal ones, and what
+// the target was cannot be read from it.
+func (s *Server) pathHMAC(t policy.Target) string {
+	mac := hmac.New(sha256.New, s.pathKey[:])
+	mac.Write([]byte(t.RequestURI()))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// record is the part of refuse that the trail gets.
+func (ex *exchange) record(f *refusal) audit.Ref {
+	ref := ex.intent
+	if ex.intent.Seq != 0 {
+		ex.recordOutcome(f.status, f.reason)
+	} else {
+		rec := ex.rec
+		rec.Event, rec.Reason, rec.Status = audit.RequestDenied, f.reason, f.status
+		rec.Issuance = ""
+		var err error
+		if ref, err = ex.s.cfg.Trail.Append(rec); err != nil {
+			ex.s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a refusal could not be recorded")
+		}
+	}
+	return ref
+}
+
+// recordOutcome closes the intent. It comes after the bytes have gone, so its failure can only be
+// logged; the next request is refused if the trail is still broken.
+func (ex *exchange) recordOutcome(status int, errorCode string) {
+	rec := ex.rec
+	rec.Event, rec.Intent, rec.Status, rec.Error = audit.RequestOutcome, ex.intent.Seq, status, errorCode
+	rec.BytesIn, rec.BytesOut, rec.Attempts = ex.body.count(), ex.sent, int(ex.attempts.Load())
+	rec.DurationMS = float64(time.Since(ex.started).Microseconds()) / 1000
+	if ex.answered {
+		rec.Attempts = max(rec.Attempts, 1)
+	}
+	ex.intent = audit.Ref{}
+	if _, err := ex.s.cfg.Trail.Append(rec); err != nil {
+		ex.s.cfg.Log.Error().Err(err).Msg("an outcome could not be recorded")
+	}
+}

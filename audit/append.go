@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -17,6 +18,7 @@ type entry struct {
 	fields []byte // owned by enc
 	at     time.Time
 	policy []byte
+	raises []byte // the session and pod that this record and all after it carry; nil leaves them
 	seq    uint64 // set by the leader
 }
 
@@ -36,17 +38,48 @@ type batch struct {
 //
 // The error wraps [ErrSink] if the sink failed, in which case no record of that batch is part of
 // the trail, or is [ErrClosed]. Any other error means that r itself cannot be recorded: its event
-// is unknown, an outcome names no intent, a [CredentialIssued] has no id or expiry, a number or a
-// time has no JSON form. After the sink failed, the next Append tries again, unless bytes reached
+// is unknown or a [SessionVerified], an outcome names no intent, a [CredentialIssued] has no id or expiry,
+// a number or a time has no JSON form. After the sink failed, the next Append tries again, unless bytes reached
 // the sink that could not be taken back; then every later Append fails.
 func (l *Log) Append(r Record) (Ref, error) {
+	if r.Event == SessionVerified {
+		return Ref{}, errors.New("append to the audit trail: only SetAttribution appends a " + string(r.Event))
+	}
+	return l.append(r, nil)
+}
+
+// SetAttribution appends r as a [SessionVerified]; it and all records after it carry attribution,
+// which must be [Kubernetes] or [VaultVerified] and higher than what it was. Records that are
+// appended at the same time come before or after. Its errors are those of [Log.Append]; then the
+// attribution is what it was.
+func (l *Log) SetAttribution(attribution string, r Record) (Ref, error) {
+	l.raising.Lock()
+	defer l.raising.Unlock()
+	raised := l.session
+	raised.Attribution = attribution
+	if level(attribution) <= level(l.session.Attribution) {
+		return Ref{}, fmt.Errorf("append to the audit trail: attribution %.40q is not above %.40q", attribution, l.session.Attribution)
+	}
+	context, err := encodeContext(newEncoder(), raised, l.pod)
+	if err != nil {
+		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
+	}
+	r.Event = SessionVerified
+	ref, err := l.append(r, context)
+	if err == nil {
+		l.session = raised
+	}
+	return ref, err
+}
+
+func (l *Log) append(r Record, raises []byte) (Ref, error) {
 	if err := r.check(); err != nil {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
 	}
 	r.clean()
 	e := l.entries.Get().(*entry)
 	defer l.entries.Put(e)
-	e.event, r.Event = r.Event, ""
+	e.event, e.raises, r.Event = r.Event, raises, ""
 	var err error
 	if e.fields, err = e.enc.encode(&r); err != nil {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
@@ -96,9 +129,12 @@ func (l *Log) commit(b *batch) {
 
 	defer close(b.done)
 	b.err = ErrSink // what the others see if the sink panics
-	buf := l.buf[:0]
+	buf, context := l.buf[:0], l.context
 	for _, e := range b.entries {
-		buf, head = appendLine(buf, head, e.at, e.event, l.context, e.policy, e.fields)
+		if e.raises != nil {
+			context = e.raises
+		}
+		buf, head = appendLine(buf, head, e.at, e.event, context, e.policy, e.fields)
 		e.seq = head.seq
 	}
 	if cap(buf) <= maxKeep {
@@ -108,6 +144,7 @@ func (l *Log) commit(b *batch) {
 		b.err = fmt.Errorf("append to the audit trail: %w: %v", ErrSink, err)
 		return
 	}
+	l.context = context
 	l.mu.Lock()
 	l.head = head
 	l.mu.Unlock()

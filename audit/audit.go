@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,8 +37,20 @@ var ErrSink = errors.New("audit sink failed")
 // ErrClosed means that the log was closed.
 var ErrClosed = errors.New("audit log closed")
 
+// The levels of a session's attribution, the lowest first.
+const (
+	Asserted      = "asserted"       // whoever started the process says so
+	Kubernetes    = "kubernetes"     // the pod's labels or annotations say so, whose changes the Kubernetes audit log has
+	VaultVerified = "vault-verified" // Vault says so of the login
+)
+
+// level ranks attributions; an unknown one is the lowest.
+func level(attribution string) int {
+	return slices.Index([]string{Asserted, Kubernetes, VaultVerified}, attribution)
+}
+
 // A Session names who a trail is about. Requester and role are what the operator said; Attribution
-// says how far that can be trusted: "asserted", "kubernetes" or "vault-verified".
+// says how far that can be trusted: [Asserted], [Kubernetes] or [VaultVerified].
 type Session struct {
 	// ID is required: at most 128 of the characters A-Z a-z 0-9 - . _ ~. It must be new for each
 	// [Log], because [Verify] takes a second chain with the same id for a forgery.
@@ -109,8 +122,11 @@ type Log struct {
 	sync    bool
 	now     func() time.Time
 	urn     string
-	context []byte
+	pod     Pod
 	entries sync.Pool // of *entry
+
+	raising sync.Mutex // one SetAttribution at a time
+	session Session    // as the newest record has it; guarded by raising
 
 	mu     sync.Mutex
 	policy []byte // replaced, never changed
@@ -125,6 +141,7 @@ type Log struct {
 	// writing holds one token while a leader writes, and guards the rest. It is a channel and no
 	// mutex so that a test in a synctest bubble can wait for Append.
 	writing chan struct{}
+	context []byte // session and pod; replaced, never changed
 	buf     []byte
 	size    int64 // of the file, where rewind is not nil
 	broken  error
@@ -150,6 +167,8 @@ func New(cfg Config) (*Log, error) {
 		sync:    cfg.Sync,
 		now:     cfg.Now,
 		urn:     "urn:sidekey:" + cfg.Session.ID + ":",
+		session: cfg.Session,
+		pod:     cfg.Pod,
 		context: context,
 		head:    position{hash: noDigest},
 		writing: make(chan struct{}, 1),

@@ -11,7 +11,8 @@ type chain struct {
 	pod     Pod
 	context []byte // session and pod as they stand in every line
 	at      position
-	ended   bool
+	over    bool // a SessionEnded was read
+	ended   bool // it was the last record
 
 	policy     Policy
 	policyJSON []byte // nil until the first use
@@ -42,6 +43,22 @@ func newChain(e *Entry, context []byte) *chain {
 	}
 }
 
+// verified takes over the attribution of a [SessionVerified], which is all that may change of a
+// session and only to a higher level. It reports whether e is such a change.
+func (c *chain) verified(enc *encoder, e *Entry) bool {
+	want := c.session
+	want.Attribution = e.Session.Attribution
+	if e.Event != SessionVerified || e.Session != want || level(want.Attribution) <= level(c.session.Attribution) {
+		return false
+	}
+	context, err := encodeContext(enc, want, c.pod)
+	if err != nil {
+		return false
+	}
+	c.session, c.context = want, context
+	return true
+}
+
 // encodePolicy returns p as it stands in a line. It seldom changes from one to the next.
 func (c *chain) encodePolicy(enc *encoder, p Policy) ([]byte, error) {
 	if c.policyJSON == nil || p != c.policy {
@@ -56,13 +73,15 @@ func (c *chain) encodePolicy(enc *encoder, p Policy) ([]byte, error) {
 
 // apply takes an intact record and returns what is wrong with its meaning, or "".
 func (c *chain) apply(e *Entry) string {
-	if c.ended {
-		return "follows the end of the session"
-	}
 	if err := e.check(); err != nil {
 		return err.Error()
 	}
+	if c.over && (e.Event == SessionStarted || e.Event == CredentialIssued || e.Event == CredentialReissued ||
+		e.Event == RequestIntent && e.Issuance != "") {
+		return "follows the end of the session"
+	}
 	c.records++
+	c.ended = e.Event == SessionEnded
 	switch e.Event {
 	case CredentialIssued, CredentialReissued:
 		return c.issue(e)
@@ -79,7 +98,7 @@ func (c *chain) apply(e *Entry) string {
 	case RequestDenied:
 		c.denied++
 	case SessionEnded:
-		c.ended = true
+		c.over = true
 	}
 	return ""
 }

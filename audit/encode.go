@@ -93,6 +93,24 @@ func visible(s string) string {
 	return string(b)
 }
 
+// maxList is how many entries of a list are recorded.
+const maxList = 256
+
+// visibleList returns list as it may be recorded; list itself is not changed.
+func visibleList(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]string, 0, min(len(list), maxList+1))
+	for i, s := range list {
+		if i == maxList {
+			return append(out, fmt.Sprintf("[+%d entries]", len(list)-i))
+		}
+		out = append(out, visible(s))
+	}
+	return out
+}
+
 // A position is the place of a record in its chain, and what the next one builds on.
 type position struct {
 	seq  uint64

@@ -12,8 +12,13 @@ type Event string
 // The events of a trail. A request that goes to an upstream leaves a [RequestIntent] before its
 // first byte is sent and a [RequestOutcome] when its answer has ended; one that does not leaves a
 // [RequestDenied]. A connection that never came to a request leaves a [ConnectionRefused].
+//
+// A [SessionVerified] is appended by [Log.SetAttribution] only. A [SessionEnded] is written when the
+// session's credentials are given up, and again by a process that went on after that, as its last
+// record: between the two nothing is issued or carries a credential.
 const (
 	SessionStarted     Event = "session.started"
+	SessionVerified    Event = "session.verified"
 	SessionEnded       Event = "session.ended"
 	CredentialIssued   Event = "credential.issued"
 	CredentialReissued Event = "credential.reissued"
@@ -25,13 +30,15 @@ const (
 	PolicyLoaded       Event = "policy.loaded"
 	PolicyRefused      Event = "policy.refused"
 	SecretReflected    Event = "secret.reflected"
+	KillEngaged        Event = "kill.engaged"
+	KillReleased       Event = "kill.released"
 )
 
 func (e Event) known() bool {
 	switch e {
-	case SessionStarted, SessionEnded, CredentialIssued, CredentialReissued, CredentialRevoked,
+	case SessionStarted, SessionVerified, SessionEnded, CredentialIssued, CredentialReissued, CredentialRevoked,
 		RequestIntent, RequestOutcome, RequestDenied, ConnectionRefused,
-		PolicyLoaded, PolicyRefused, SecretReflected:
+		PolicyLoaded, PolicyRefused, SecretReflected, KillEngaged, KillReleased:
 		return true
 	}
 	return false
@@ -39,6 +46,7 @@ func (e Event) known() bool {
 
 // A Record is one thing that happened. Event is required; a zero field is left out of the line.
 //
+// Of a list at most 256 entries are recorded; the last one of a longer list says how many follow.
 // Any string may come from the agent: [Log.Append] cuts each to 1 KiB, writes a byte that is not
 // UTF-8 as %XX, and escapes whatever is not printable ASCII. A recorded string that is longer
 // than 1 KiB was cut and ends in "[+N bytes]", N being the bytes left out.
@@ -115,6 +123,14 @@ type Record struct {
 	IssuedAt  time.Time `json:"issued_at,omitzero"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
 
+	// By is who used the admin socket ("uid 1000, pid 77"), on [KillEngaged], [KillReleased] and
+	// [SessionEnded], or the file that engages the kill switch.
+	By string `json:"by,omitempty"`
+
+	// Unrevoked are what could not be revoked at the end, on [SessionEnded]: the lease's id where
+	// there is one, else the issuance's. It is valid until it expires.
+	Unrevoked []string `json:"unrevoked,omitempty"`
+
 	// Detail is for people. Nothing should depend on its form.
 	Detail string `json:"detail,omitempty"`
 
@@ -165,10 +181,11 @@ func (r *Record) clean() {
 	for _, s := range [...]*string{
 		&r.Conn, &r.Entrance, &r.Method, &r.Scheme, &r.Host, &r.Path, &r.PathHMAC, &r.Route,
 		&r.Credential, &r.Issuance, &r.Reason, &r.WouldDeny, &r.Error, &r.Protocol,
-		&r.Fingerprint, &r.Detail, &r.Version, &r.CA,
+		&r.Fingerprint, &r.By, &r.Detail, &r.Version, &r.CA,
 	} {
 		*s = visible(*s)
 	}
+	r.Unrevoked = visibleList(r.Unrevoked)
 	if r.Source != nil {
 		s := *r.Source
 		for _, p := range [...]*string{&s.Kind, &s.Path, &s.RequestID, &s.CorrelationID, &s.LeaseID} {

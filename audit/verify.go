@@ -46,8 +46,8 @@ type SessionSummary struct {
 	// Head is the hash of the last record, to compare with an anchor kept elsewhere.
 	Head string
 
-	// Ended says that the last record is a [SessionEnded]. If not, the process died or records are
-	// missing at the end.
+	// Ended says that the last record is a [SessionEnded]. If not, the process died, is still
+	// running, or records are missing at the end.
 	Ended bool
 }
 
@@ -64,9 +64,10 @@ func (e *BrokenError) Error() string {
 }
 
 // Verify reads a trail to its end and checks every record: its form, hash, predecessor and place
-// in the sequence, that a chain is about one session and a session has one chain, and that an
+// in the sequence, that a chain is about one session and a session has one chain, that the
+// session's attribution rises at a [SessionVerified] and nothing else of it changes, that an
 // intent uses an issuance recorded before it, neither revoked nor expired, that an outcome names
-// an open intent, and that nothing follows the end of a session.
+// an open intent, and that after the end of a session nothing is issued or used.
 //
 // The error is a [*BrokenError] if the trail is not intact, and then the summary is of the records
 // before; any other error comes from r. An incomplete last line, at the end of the trail or before
@@ -179,9 +180,10 @@ func (v *verifier) place(line []byte, e *Entry) string {
 	}
 	v.torn = false
 	c := v.chain
+	verified := !begins && c.verified(v.enc, e)
 	next, form := v.rebuild(line, e)
 	switch {
-	case e.Session != c.session:
+	case e.Session != c.session || e.Event == SessionVerified && !verified:
 		return "the session's particulars changed"
 	case e.Pod != c.pod:
 		return "the pod changed"

@@ -33,7 +33,9 @@ func full() []audit.Record {
 		{Event: audit.PolicyRefused},
 		{Event: audit.RequestOutcome, Intent: 9, Error: "timeout"},
 		{Event: audit.SecretReflected, Intent: 9},
-		{Event: audit.SessionEnded},
+		{Event: audit.KillEngaged, Reason: "admin_socket", By: "uid 1000, pid 77"},
+		{Event: audit.KillReleased, Reason: "admin_socket", By: "uid 0, pid 78"},
+		{Event: audit.SessionEnded, Reason: "stopped", Unrevoked: []string{"github/token/x/1", "i2"}},
 	}
 }
 
@@ -53,7 +55,7 @@ func trail(t testing.TB, id string, records ...audit.Record) string {
 func TestVerifySummary(t *testing.T) {
 	a, b := trail(t, "a"), trail(t, "b", full()[:6]...)
 	want := []audit.SessionSummary{
-		{ID: "a", Role: "reviewer", Records: 15, Intents: 3, Outcomes: 2, Indeterminate: 1, Denied: 1, Ended: true},
+		{ID: "a", Role: "reviewer", Records: 17, Intents: 3, Outcomes: 2, Indeterminate: 1, Denied: 1, Ended: true},
 		{ID: "b", Role: "reviewer", Records: 6, Intents: 2, Indeterminate: 2, Denied: 1},
 	}
 	want[0].Head, want[1].Head = lastHash(t, a), lastHash(t, b)
@@ -122,7 +124,12 @@ func TestVerifyCausality(t *testing.T) {
 		{records{issued, outcome(1)}, 2},
 		{records{issued, outcome(3), intent}, 2}, // before its intent
 		{records{issued, intent, outcome(2), outcome(2)}, 4},
-		{records{ended, ended}, 2},
+		{records{ended, ended}, 0},
+		{records{issued, ended, {Event: audit.RequestDenied}, {Event: audit.RequestIntent}, outcome(4), {Event: audit.KillEngaged}, ended}, 0},
+		{records{issued, intent, ended, outcome(2), revoked}, 0},
+		{records{ended, issued}, 2},
+		{records{ended, renewed}, 2},
+		{records{ended, {Event: audit.SessionStarted}}, 2},
 		{records{issued, ended, intent}, 3},
 	} {
 		_, err := audit.Verify(strings.NewReader(trail(t, "s", tt.records...)))
@@ -167,8 +174,8 @@ func TestVerifySessions(t *testing.T) {
 		name, text, what string
 		line             int
 	}{
-		{"twice the same", join(a, a), "out of sequence", 16},
-		{"apart", join(a, b, a), "a session appears again", 31},
+		{"twice the same", join(a, a), "out of sequence", 18},
+		{"apart", join(a, b, a), "a session appears again", 35},
 		{"interleaved", join(as[0], bs[0], as[1], bs[1]), "the records before it are missing", 3},
 		{"taken over", join(as[0], bs[1]), "the records before it are missing", 2},
 		{"begins in the middle", join(as[1:]...), "the records before it are missing", 1},

@@ -23,11 +23,27 @@ type binder struct {
 	upstream proxy.UpstreamConfig
 }
 
-// bound is a generation with what has to be closed after it.
+// bound is a generation with what has to be looked after while it serves, and closed after it.
 type bound struct {
 	*proxy.Generation
-	caches     []*credential.Cache
-	transports []*http.Transport
+	credentials []boundCredential // in the order of the policy
+	transports  []*http.Transport
+}
+
+// The kinds of sources, as records name them.
+const (
+	kindVault = "vault"
+	kindFile  = "file"
+	kindExec  = "exec"
+	kindEnv   = "env"
+)
+
+// A boundCredential is a credential of the policy with the cache that stands before its source.
+type boundCredential struct {
+	name     string
+	kind     string // of the source
+	prefetch bool
+	cache    *credential.Cache
 }
 
 // bind binds every credential of pol. Its error is a [policy.Mistakes].
@@ -39,14 +55,14 @@ func (b *binder) bind(pol *policy.Policy) (*bound, error) {
 	}
 	var mistakes policy.Mistakes
 	for _, c := range pol.Credentials() {
-		source, err := b.source(c.From)
+		kind, source, err := b.source(c)
 		if err != nil {
 			mistakes = append(mistakes, policy.Mistake{Where: c.Where, Path: "credentials." + c.Name + ".from", Msg: err.Error()})
 			continue
 		}
 		cache := credential.NewCache(credential.CacheConfig{Name: c.Name, Source: source, Recorder: b.recorder})
 		transport := proxy.NewTransport(b.upstream)
-		out.caches = append(out.caches, cache)
+		out.credentials = append(out.credentials, boundCredential{c.Name, kind, c.Prefetch, cache})
 		out.transports = append(out.transports, transport)
 		out.Bindings[c.Name] = &proxy.Binding{Credential: cache, Injector: injector(c.Inject), Transport: transport}
 	}
@@ -56,25 +72,40 @@ func (b *binder) bind(pol *policy.Policy) (*bound, error) {
 	return out, nil
 }
 
-func (b *binder) source(from policy.From) (credential.Source, error) {
-	switch {
+// source returns where the values of c come from, and of which kind that is.
+func (b *binder) source(c policy.Credential) (kind string, s credential.Source, err error) {
+	switch from := c.From; {
 	case from.Vault != nil && b.vault == nil:
-		return nil, fmt.Errorf("comes from Vault, and no vault.address is configured")
+		return "", nil, fmt.Errorf("comes from Vault, and no vault.address is configured")
 	case from.Vault != nil:
-		v := from.Vault
-		return b.vault.Source(vault.SourceConfig{Path: v.Path, Field: v.Field, UserField: v.UserField, MaxAge: v.MaxAge}), nil
+		return kindVault, b.vault.Source(vaultSource(from.Vault, c.Inject.ClientCertificate != nil)), nil
 	case from.File != nil:
-		return filesource.New(filesource.Config{Path: from.File.Path, MaxAge: from.File.MaxAge})
+		s, err = filesource.New(filesource.Config{Path: from.File.Path, MaxAge: from.File.MaxAge})
+		return kindFile, s, err
 	case from.Exec != nil:
-		return execsource.New(execsource.Config{Command: from.Exec.Command, MaxAge: from.Exec.MaxAge, Timeout: from.Exec.Timeout})
+		s, err = execsource.New(execsource.Config{Command: from.Exec.Command, MaxAge: from.Exec.MaxAge, Timeout: from.Exec.Timeout})
+		return kindExec, s, err
 	case from.Env != nil:
 		value, ok := b.lookup(from.Env.Name)
 		if !ok || value == "" {
-			return nil, fmt.Errorf("environment variable %s is not set", from.Env.Name)
+			return "", nil, fmt.Errorf("environment variable %s is not set", from.Env.Name)
 		}
-		return envsource.New(from.Env.Name, value)
+		s, err = envsource.New(from.Env.Name, value)
+		return kindEnv, s, err
 	}
-	return nil, fmt.Errorf("names no source")
+	return "", nil, fmt.Errorf("names no source")
+}
+
+// vaultSource says in Vault's words what the policy asks of it.
+func vaultSource(v *policy.VaultFrom, certificate bool) vault.SourceConfig {
+	cfg := vault.SourceConfig{
+		Path: v.Path, Field: v.Field, UserField: v.UserField, MaxAge: v.MaxAge,
+		Write: v.Write, Data: v.Data, Certificate: certificate,
+	}
+	if v.JWT != nil {
+		cfg.JWT = &vault.JWTConfig{Algorithm: v.JWT.Algorithm, KeyID: v.JWT.KeyID, Claims: v.JWT.Claims, TTL: v.JWT.TTL}
+	}
+	return cfg
 }
 
 // injector never returns nil for a credential that came out of [policy.Parse]; for any other it
@@ -89,14 +120,16 @@ func injector(i policy.Inject) inject.Injector {
 		return inject.Header(i.Header.Name, i.Header.Prefix)
 	case i.Query != nil:
 		return inject.Query(i.Query.Name)
+	case i.ClientCertificate != nil:
+		return inject.ClientCertificate()
 	}
 	return nil
 }
 
 // close ends the caches, which revokes what they hold, and drops idle connections.
 func (b *bound) close(revoke func(*credential.Cache)) {
-	for _, c := range b.caches {
-		revoke(c)
+	for _, c := range b.credentials {
+		revoke(c.cache)
 	}
 	for _, t := range b.transports {
 		t.CloseIdleConnections()

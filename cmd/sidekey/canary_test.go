@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -127,6 +128,7 @@ credentials:
   denied:
     from: {vault: {path: secret/data/agents/tester/denied, field: api_key, max_age: 1h}}
     inject: {bearer: {}}
+    prefetch: false
   env:
     from: {env: {name: API_KEY}}
     inject: {header: {name: X-Api-Key}}
@@ -151,6 +153,7 @@ upstream:
   resolve: {api.test: 127.0.0.1, closed.test: 127.0.0.1, untrusted.test: 127.0.0.1}
   ca_file: CAFILE
 audit: {path: audit.jsonl}
+admin: admin.sock
 log_level: debug
 `
 
@@ -186,6 +189,13 @@ func TestCanary(t *testing.T) {
 	metrics, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	search("metrics", metrics)
+	for _, args := range [][]string{{"status", "--json=false"}, {"status", "--json"}, {"session", "kill"}, {"session", "resume"}, {"session", "end"}, {"status", "--json"}} {
+		out, err := exec.Command(binary, append(args, "--admin", filepath.Join(sv.dir, "admin.sock"))...).CombinedOutput()
+		if err != nil && args[1] != "end" { // Vault may still fail, so that not all can be revoked
+			t.Errorf("sidekey %q: %v\n%s", args, err, out)
+		}
+		search(fmt.Sprintf("sidekey %q", args), out)
+	}
 	for _, name := range []string{"cmdline", "environ"} {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", sv.cmd.Process.Pid, name))
 		if err != nil {

@@ -192,7 +192,7 @@ func besiege(t *testing.T, binary string, up *hostileUpstream, a attack) *figure
 	}
 
 	f := &figures{name: a.name}
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	probed := startProbes(t, "http://"+sv.ops+"/livez")
 	begin := time.Now()

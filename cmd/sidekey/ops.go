@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/sidekey/sidekey/audit"
 )
@@ -26,15 +28,13 @@ type metrics struct {
 	denied      *prometheus.CounterVec
 	refused     *prometheus.CounterVec
 	issued      *prometheus.CounterVec
-	expiry      *prometheus.GaugeVec
 	duration    *prometheus.HistogramVec
 	records     *prometheus.CounterVec
 	auditErrors prometheus.Counter
-	vaultUp     prometheus.GaugeFunc
 }
 
-// newMetrics returns the metrics of a role. vaultReady tells whether Vault's token is valid.
-func newMetrics(role string, vaultReady func() bool) *metrics {
+// newMetrics returns the metrics of a role.
+func newMetrics(role string) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sidekey_" + name, Help: help}, labels)
 	}
@@ -44,9 +44,6 @@ func newMetrics(role string, vaultReady func() bool) *metrics {
 		denied:   counter("denied_total", "Requests that were refused, by reason.", "reason"),
 		refused:  counter("connections_refused_total", "Connections that came to no request, by reason.", "reason"),
 		issued:   counter("credential_issued_total", "Issuances obtained.", "credential"),
-		expiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "sidekey_credential_expiry_timestamp_seconds", Help: "When the newest issuance expires.",
-		}, []string{"credential"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "sidekey_request_duration_seconds", Help: "From a request's head to the end of its answer.",
 			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 600},
@@ -54,18 +51,12 @@ func newMetrics(role string, vaultReady func() bool) *metrics {
 		records:     counter("audit_records_total", "Records in the audit trail.", "event"),
 		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_audit_write_errors_total", Help: "Records that could not be written."}),
 	}
-	m.vaultUp = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sidekey_vault_token_valid", Help: "1 while a valid Vault token is held."}, func() float64 {
-		if vaultReady() {
-			return 1
-		}
-		return 0
-	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sidekey_build_info", Help: "1; the labels tell the build.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version(), "role": role},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.requests, m.denied, m.refused, m.issued, m.expiry, m.duration, m.records, m.auditErrors, m.vaultUp, info,
+	m.registry.MustRegister(m.requests, m.denied, m.refused, m.issued, m.duration, m.records, m.auditErrors, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -87,7 +78,6 @@ func (m *metrics) observe(r audit.Record, err error) {
 		m.refused.WithLabelValues(r.Reason).Inc()
 	case audit.CredentialIssued:
 		m.issued.WithLabelValues(r.Credential).Inc()
-		m.expiry.WithLabelValues(r.Credential).Set(float64(r.ExpiresAt.Unix()))
 	}
 }
 
@@ -118,9 +108,26 @@ func opsHandler(st *state, m *metrics) http.Handler {
 	return mux
 }
 
+// maxProbes bounds the connections of the ops listener.
+const maxProbes = 64
+
 // serveOps serves until ctx ends.
 func serveOps(ctx context.Context, ln net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	srv := boundedServer(h)
+	srv.SetKeepAlivesEnabled(false) // connections that stay would fill its few places
+	return serveUntil(ctx, srv, netutil.LimitListener(ln, maxProbes))
+}
+
+// boundedServer is a server for short requests and answers.
+func boundedServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, MaxHeaderBytes: 16 << 10, ErrorLog: stdlog.New(io.Discard, "", 0),
+		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 30 * time.Second,
+	}
+}
+
+// serveUntil serves until ctx ends, and then drops all connections.
+func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {

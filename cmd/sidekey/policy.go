@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sidekey/sidekey/internal/strictyaml"
 	"github.com/sidekey/sidekey/policy"
 )
 
@@ -43,13 +44,14 @@ func policyArgs(cmd *cobra.Command) *cobra.Command {
 func newPolicyCheck() *cobra.Command {
 	var asJSON bool
 	cmd := policyArgs(&cobra.Command{
-		Use:   "check FILE...",
+		Use:   "check FILE|-...",
 		Short: "List every mistake in policy files, and run their tests",
 		Long: `check parses each file as strictly as the sidecar does and runs the tests that stand in it. It prints
-nothing if all is well. A warning is printed and does no more. The exit status is 2 if a file has mistakes and 3 if a test fails.`,
-		Example: "  sidekey policy check policies/*.yaml\n  sidekey policy check --json policy.yaml",
+nothing if all is well. A warning is printed and does no more. A file called - is standard input. The exit status is 2 if a file
+has mistakes and 3 if a test fails.`,
+		Example: "  sidekey policy check policies/*.yaml\n  sidekey policy check --json policy.yaml\n  git show HEAD:policy.yaml | sidekey policy check -",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return checkPolicies(cmd.OutOrStdout(), cmd.ErrOrStderr(), args, asJSON)
+			return checkPolicies(cmd, args, asJSON)
 		},
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the mistakes as a JSON array on standard output")
@@ -67,11 +69,24 @@ type finding struct {
 	Level string `json:"level"` // "error" or "warning"
 }
 
-func checkPolicies(stdout, stderr io.Writer, files []string, asJSON bool) error {
+// policyFrom reads and parses the policy file that an argument names; - is standard input.
+func policyFrom(cmd *cobra.Command, file string) (*policy.Policy, error) {
+	if file != "-" {
+		return readPolicy(file)
+	}
+	src, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), strictyaml.MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read policy from standard input: %v", err)
+	}
+	return policy.Parse("stdin", src)
+}
+
+func checkPolicies(cmd *cobra.Command, files []string, asJSON bool) error {
+	stdout, stderr := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	found := []finding{}
 	status := 0
 	for _, file := range files {
-		pol, err := readPolicy(file)
+		pol, err := policyFrom(cmd, file)
 		ms, ok := errors.AsType[policy.Mistakes](err)
 		switch {
 		case ok:
@@ -121,12 +136,12 @@ func checkPolicies(stdout, stderr io.Writer, files []string, asJSON bool) error 
 func newPolicyTest() *cobra.Command {
 	var asJSON, verbose bool
 	cmd := policyArgs(&cobra.Command{
-		Use:     "test FILE...",
+		Use:     "test FILE|-...",
 		Short:   "Run the tests that stand in policy files",
 		Long:    "test runs the tests of each file on the engine that decides in production. The exit status is 3 if one fails.",
 		Example: "  sidekey policy test policy.yaml\n  sidekey policy test -v policies/*.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return testPolicies(cmd.OutOrStdout(), args, asJSON, verbose)
+			return testPolicies(cmd, args, asJSON, verbose)
 		},
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print all results as a JSON array")
@@ -143,11 +158,12 @@ type testResult struct {
 	OK      bool   `json:"ok"`
 }
 
-func testPolicies(stdout io.Writer, files []string, asJSON, verbose bool) error {
+func testPolicies(cmd *cobra.Command, files []string, asJSON, verbose bool) error {
+	stdout := cmd.OutOrStdout()
 	var results []policy.TestResult
 	tested, failures := []testResult{}, 0
 	for _, file := range files {
-		pol, err := readPolicy(file)
+		pol, err := policyFrom(cmd, file)
 		if err != nil {
 			return mistake(err)
 		}
@@ -198,7 +214,7 @@ that came nearest and what would have to differ. It always exits with 0 if it co
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pol, err := readPolicy(file)
+			pol, err := policyFrom(cmd, file)
 			if err != nil {
 				return mistake(err)
 			}
@@ -213,7 +229,7 @@ that came nearest and what would have to differ. It always exits with 0 if it co
 			return failed(printExplanation(cmd.OutOrStdout(), pol, args, e, asJSON))
 		},
 	}
-	cmd.Flags().StringVar(&file, "policy", "policy.yaml", "policy file")
+	cmd.Flags().StringVar(&file, "policy", "policy.yaml", "policy file; - is standard input")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&websocket, "websocket", false, "the request asks to become a WebSocket")
 	cmd.MarkFlagFilename("policy", "yaml", "yml")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"github.com/sidekey/sidekey/internal/strictyaml"
 	"github.com/sidekey/sidekey/policy"
 )
 
@@ -61,9 +63,58 @@ the agent never sees. Every issuance and every use is recorded.`,
 		return mistake(fmt.Errorf("%v\n\tsee %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(
-		newServe(p), newRun(p), newDemo(p), newPolicy(), newEnv(), newVersion(), newDemoAgent(p),
+		newServe(p), newRun(p), newStatus(p), newSession(p), newDemo(p), newPolicy(), newEnv(), newVersion(), newDemoAgent(p),
 	)
+	root.SetHelpCommand(newHelp(root))
+	addCompletion(root)
 	return root
+}
+
+// newHelp is cobra's help command, but that a topic it does not know is a mistake.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND...]",
+		Short:   "Show the help of a command",
+		Example: "  sidekey help policy check",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if at, rest, err := root.Find(args); err == nil && len(rest) == 0 {
+				for _, sub := range at.Commands() {
+					if sub.IsAvailableCommand() {
+						names = append(names, sub.Name()+"\t"+sub.Short)
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			at, rest, err := root.Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return subcommand(at, rest)
+			}
+			at.InitDefaultHelpFlag()
+			return at.Help()
+		},
+	}
+}
+
+// addCompletion adds cobra's completion commands, but that a shell they do not know is a mistake.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Args, cmd.SuggestionsMinimumDistance = subcommand, 2
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		cmd.Short = "Print a completion script for a shell"
+		for _, shell := range cmd.Commands() {
+			shell.Example = "  " + shell.CommandPath() + " > completion-script"
+		}
+	}
 }
 
 // subcommand refuses the arguments of a command that only has subcommands.
@@ -73,7 +124,7 @@ func subcommand(cmd *cobra.Command, args []string) error {
 	}
 	msg := fmt.Sprintf("unknown command %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		msg += fmt.Sprintf("; did you mean %q?", near[0])
+		msg += fmt.Sprintf("; did you mean %q?", cmp.Or(strictyaml.Nearest(args[0], near), near[0]))
 	}
 	return errors.New(msg + "\n\tsee " + cmd.CommandPath() + " --help")
 }

@@ -46,6 +46,8 @@ policy itself reads it. The exit status is the command's.
 The policy is policy.yaml in the current directory unless --policy says otherwise. A credential that comes
 from: {env: {name: GITHUB_TOKEN}} is read from your environment and is not handed to the command.
 
+With --admin PATH there is a socket for sidekey status and sidekey session; the command runs as you, and can use it too.
+
 The audit trail goes to a file of its own below $XDG_STATE_HOME/sidekey (or ~/.local/state/sidekey).`,
 		Example: `  sidekey run --policy policy.yaml -- curl https://api.github.com/user
   sidekey run --requested-by alice@example.com -- claude -p "review the open pull requests"
@@ -64,7 +66,7 @@ The audit trail goes to a file of its own below $XDG_STATE_HOME/sidekey (or ~/.l
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration file, for Vault and upstream settings")
 	cmd.Flags().StringSliceVar(&o.keepEnv, "keep-env", nil, "keep this variable although it looks like a credential; can be repeated")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
-	cmd.Flags().DurationVar(&o.wait, "vault-wait", 15*time.Second, "how long to wait for the first login to Vault")
+	cmd.Flags().DurationVar(&o.wait, "vault-wait", 15*time.Second, "how long to wait for the first login to Vault, and for the credentials")
 	cmd.MarkFlagFilename("policy", "yaml", "yml")
 	return cmd
 }
@@ -120,7 +122,7 @@ func runCommand(cmd *cobra.Command, p process, o runOptions, args []string) erro
 	case <-time.After(o.wait):
 		stop()
 		<-done
-		return failed(fmt.Errorf("no login to Vault at %s within %v (--vault-wait)", cfg.Vault.Address, o.wait))
+		return failed(sc.notReady(o.wait))
 	case sig := <-signals:
 		stop()
 		<-done
@@ -146,6 +148,15 @@ func runCommand(cmd *cobra.Command, p process, o runOptions, args []string) erro
 		return &exitError{Status: status}
 	}
 	return nil
+}
+
+// notReady says what the session was still waiting for.
+func (sc *sidecar) notReady(waited time.Duration) error {
+	what := "the credentials were not there"
+	if !sc.vaultReady.Load() {
+		what = "no login to Vault at " + sc.cfg.Vault.Address
+	}
+	return fmt.Errorf("%s within %v (--vault-wait)", what, waited)
 }
 
 // runDefaults are the defaults of run where they differ from serve's: a free port, no probes, a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -37,6 +38,7 @@ type upstream struct {
 	tls    net.Listener
 	plain  net.Listener
 	server [2]*http.Server
+	first  string // the first credential that /fresh saw
 }
 
 // newUpstream starts an upstream whose certificate names whatever host the client asks for.
@@ -53,7 +55,13 @@ func newUpstream(secret string) (*upstream, error) {
 		return nil, err
 	}
 	leaf := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return ca.Leaf(h.ServerName) }
-	u.server[0] = &http.Server{Handler: u.handler(), TLSConfig: &tls.Config{GetCertificate: leaf}}
+	mutual := &tls.Config{GetCertificate: leaf, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"h2", "http/1.1"}}
+	u.server[0] = &http.Server{Handler: u.handler(), TLSConfig: &tls.Config{GetCertificate: leaf, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if strings.HasPrefix(h.ServerName, "mutual.") {
+			return mutual, nil
+		}
+		return nil, nil
+	}}}
 	u.server[1] = &http.Server{Handler: u.server[0].Handler}
 	go u.server[0].ServeTLS(u.tls, "", "")
 	go u.server[1].Serve(u.plain)
@@ -136,6 +144,11 @@ func (u *upstream) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", u.echo)
 	mux.HandleFunc("/echo/", u.echo)
+	mux.HandleFunc("/fresh", u.fresh)
+	mux.HandleFunc("/claims", claims)
+	mux.HandleFunc("/client", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "client", r.TLS.PeerCertificates[0].Subject.CommonName)
+	})
 	mux.HandleFunc("/sse", u.sse)
 	mux.HandleFunc("/slow", u.slow)
 	mux.HandleFunc("/trickle", u.trickle)
@@ -185,6 +198,32 @@ func (u *upstream) echo(w http.ResponseWriter, r *http.Request) {
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	enc.Encode(map[string]any{"method": r.Method, "target": u.mask(r.RequestURI), "host": r.Host, "proto": r.Proto, "header": header})
+}
+
+// fresh refuses the first credential that it sees, for ever.
+func (u *upstream) fresh(w http.ResponseWriter, r *http.Request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	got := r.Header.Get("Authorization")
+	if u.first == "" {
+		u.first = got
+	}
+	if got == u.first {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	fmt.Fprintln(w, digest(got))
+}
+
+// claims tells what a JWT claims.
+func claims(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), ".")
+	if len(parts) != 3 {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	text, _ := base64.RawURLEncoding.DecodeString(parts[1])
+	fmt.Fprintf(w, "%s\n", text)
 }
 
 // sse sends three events, each but the first only after `control sse-next`.

@@ -139,84 +139,6 @@ func poll(done func() bool) bool {
 	return false
 }
 
-// cmdVault starts the stand-in for Vault, or does something to it:
-//
-//	vault [-tls] [-ttl DURATION]   start; DURATION is that of a lease of github/token/tester
-//	vault down|up|seal             drop connections, answer again, answer 503
-//	vault deny PREFIX              answer 403 below PREFIX
-//	vault leases|tokens|requests   print what there is
-//
-// Starting sets $VAULT_ADDR (and $VAULT_CA), writes the files vault-token, secret-id and jwt, and
-// makes secret/data/agents/tester/api with api_key=$CANARY and the dynamic path github/token/tester
-// with token=$CANARY-1, $CANARY-2, ...
-func cmdVault(ts *testscript.TestScript, args []string) {
-	st := storyOf(ts)
-	if st.vault == nil {
-		startVault(ts, st, args)
-		return
-	}
-	switch strings.Join(args, " ") {
-	case "down":
-		st.vault.SetDown(true)
-	case "up":
-		st.vault.SetDown(false)
-		st.vault.Unseal()
-	case "seal":
-		st.vault.Seal()
-	case "leases":
-		live, revoked := st.vault.Leases()
-		fmt.Fprintf(ts.Stdout(), "live=%d revoked=%d\n", len(live), len(revoked))
-	case "tokens":
-		fmt.Fprintf(ts.Stdout(), "live=%d\n", st.vault.LiveTokens())
-	case "requests":
-		for _, r := range st.vault.Requests() {
-			fmt.Fprintf(ts.Stdout(), "%d %s %s correlation=%t\n", r.Status, r.Operation, r.Path, r.CorrelationID != "")
-		}
-	default:
-		if len(args) != 2 || args[0] != "deny" {
-			ts.Fatalf("vault: unknown: %q", args)
-		}
-		st.vault.Deny(args[1])
-	}
-}
-
-func startVault(ts *testscript.TestScript, st *story, args []string) {
-	ttl := time.Hour
-	var cfg vaulttest.Config
-	for i := 0; i < len(args); i++ {
-		switch {
-		case args[i] == "-tls":
-			cfg.TLS = true
-		case args[i] == "-ttl" && i+1 < len(args):
-			i++
-			d, err := time.ParseDuration(args[i])
-			ts.Check(err)
-			ttl = d
-		default:
-			ts.Fatalf("vault: unknown: %q", args)
-		}
-	}
-	v, err := vaulttest.New(cfg)
-	ts.Check(err)
-	ts.Defer(v.Close)
-	st.vault = v
-	jwt, secretID := "jwt-"+st.canary, "secret-id-"+st.canary
-	v.AddKubernetesRole("kubernetes", "tester", jwt, time.Hour)
-	v.AddAppRole("approle", "tester-role-id", secretID, time.Hour)
-	v.PutKV("secret/data/agents/tester/api", map[string]any{"api_key": st.canary})
-	v.AddDynamic("github/token/tester", ttl, func(n int) map[string]string {
-		return map[string]string{"token": fmt.Sprintf("%s-%d", st.canary, n)}
-	})
-	for name, content := range map[string]string{"vault-token": v.AddToken(time.Hour), "secret-id": secretID, "jwt": jwt} {
-		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(content+"\n"), 0o600))
-	}
-	ts.Setenv("VAULT_ADDR", v.URL())
-	if cfg.TLS {
-		ts.Check(os.WriteFile(ts.MkAbs("vault-ca.crt"), v.CACertPEM(), 0o644))
-		ts.Setenv("VAULT_CA", ts.MkAbs("vault-ca.crt"))
-	}
-}
-
 // cmdReady waits until URL answers 200 or, with -gone, until it does not any more.
 func cmdReady(ts *testscript.TestScript, args []string) {
 	gone := len(args) == 2 && args[0] == "-gone"
@@ -270,7 +192,7 @@ func cmdExits(ts *testscript.TestScript, args []string) {
 
 // cmdSignal sends a signal to the processes in the background; testscript's kill knows no TERM.
 func cmdSignal(ts *testscript.TestScript, args []string) {
-	sig, ok := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP}[args[0]]
+	sig, ok := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}[args[0]]
 	if !ok {
 		ts.Fatalf("signal: unknown: %q", args)
 	}

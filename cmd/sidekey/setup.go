@@ -2,17 +2,17 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 
-	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 
 	"github.com/sidekey/sidekey/audit"
@@ -29,6 +29,7 @@ import (
 type setup struct {
 	cfg         *config.Config
 	policyFile  string
+	killFile    string // "" if the policy is not in a directory
 	policy      *policy.Policy
 	systemRoots []byte // PEM
 	ca          *mitmca.CA
@@ -37,21 +38,25 @@ type setup struct {
 	sink        audit.Sink
 	session     audit.Session
 	pod         audit.Pod
+	claims      map[string]string // what the process knows of itself, by the name that Vault's metadata has for it
 
 	protected *protected
 	recorder  lateRecorder
 	anchor    func() (seq uint64, head string)
+	onLogin   func(vault.Login)
 }
 
 // prepare checks cfg and all that it names. Its error is a [policy.Mistakes] with everything that
 // is wrong.
 func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) {
 	env := environment(p.environ)
-	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }}
+	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }, onLogin: func(vault.Login) {}}
 	ms := mistakes{where: cfg.Where}
 	s.loadPolicy(&ms)
 	s.checkCADir(&ms)
+	s.checkAdmin(&ms)
 	s.loadRoots(&ms, env)
+	s.identify(&ms, env)
 	s.newVault(&ms, log)
 	s.protected = newProtected(cfg, env)
 	s.checkRoutes(&ms)
@@ -72,7 +77,6 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	if len(ms.Mistakes) > 0 {
 		return nil, mistake(ms.Mistakes)
 	}
-	s.identify(env)
 	return s, nil
 }
 
@@ -101,6 +105,7 @@ func (s *setup) loadPolicy(ms *mistakes) {
 			ms.add("role", "say --role NAME", fmt.Errorf("%s is a directory, and no role says which policy in it is meant", s.policyFile))
 			return
 		}
+		s.killFile = filepath.Join(s.policyFile, "kill")
 		s.policyFile = filepath.Join(s.policyFile, s.cfg.Role+".yaml")
 	}
 	pol, err := readPolicy(s.policyFile)
@@ -159,6 +164,12 @@ func (s *setup) checkCADir(ms *mistakes) {
 	}
 }
 
+func (s *setup) checkAdmin(ms *mistakes) {
+	if s.cfg.Admin != "" {
+		ms.add("admin", "name a socket in a directory that exists and that only the sidecar mounts", checkSocketPath(s.cfg.Admin))
+	}
+}
+
 func (s *setup) loadRoots(ms *mistakes, env environment) {
 	roots, _, err := mitmca.SystemRoots(env.get)
 	ms.add("", "install the CA certificates of the system, or set SSL_CERT_FILE", err)
@@ -174,18 +185,17 @@ func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
 		Address: v.Address, Namespace: v.Namespace,
 		Auth: vault.Auth{
 			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role, TokenFile: v.Auth.TokenFile,
-			RoleID: v.Auth.RoleID, RoleIDFile: v.Auth.RoleIDFile, SecretIDFile: v.Auth.SecretIDFile,
+			RoleID: v.Auth.RoleID, RoleIDFile: v.Auth.RoleIDFile,
+			SecretIDFile: v.Auth.SecretIDFile, SecretIDWrapped: v.Auth.SecretIDWrapped,
+			CertFile: v.Auth.CertFile, KeyFile: v.Auth.KeyFile,
 		},
+		SessionTokenRole: v.SessionTokenRole, Meta: s.tokenMeta(),
+		Expect: s.claims, Require: v.Auth.Verify,
+		OnLogin:     func(l vault.Login) { s.onLogin(l) },
 		Correlation: s.correlation,
 		Log:         log.With().Str("part", "vault").Logger(),
 	}
-	for _, f := range []struct{ key, path string }{
-		{"token_file", v.Auth.TokenFile}, {"role_id_file", v.Auth.RoleIDFile}, {"secret_id_file", v.Auth.SecretIDFile},
-	} {
-		if f.path != "" {
-			ms.add("vault.auth."+f.key, "name a file that holds nothing else", checkWord(f.path))
-		}
-	}
+	checkLoginFiles(ms, v.Auth)
 	if v.CAFile != "" {
 		pem, err := os.ReadFile(v.CAFile)
 		ms.add("vault.ca_file", "", err)
@@ -196,6 +206,36 @@ func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
 	if err != nil && len(ms.Mistakes) == 0 {
 		ms.add("vault", "", err)
 	}
+}
+
+// checkLoginFiles looks at the files that logging in will read. A file of a method that is not the
+// configured one may stand in a layer below.
+func checkLoginFiles(ms *mistakes, a config.Auth) {
+	check := func(key, path string) {
+		if path != "" {
+			ms.add("vault.auth."+key, "name a file that holds nothing else", checkWord(path))
+		}
+	}
+	switch a.Method {
+	default:
+		check("token_file", a.TokenFile)
+	case "approle":
+		check("role_id_file", a.RoleIDFile)
+		check("secret_id_file", a.SecretIDFile)
+	case "cert":
+		if _, err := tls.LoadX509KeyPair(a.CertFile, a.KeyFile); err != nil {
+			ms.add("vault.auth.cert_file", "name a certificate and its key, both in PEM", errors.New(certificateMistake(err)))
+		}
+	}
+}
+
+// certificateMistake says what is wrong with a certificate and its key. Only what names a file is
+// repeated: other texts may quote what stands in one.
+func certificateMistake(err error) string {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Error()
+	}
+	return "the certificate and the key are not a pair in PEM"
 }
 
 // correlation is what Vault's own audit log keeps of a call: the issuance, and how far our trail
@@ -257,46 +297,6 @@ func addressesOf(pol *policy.Policy) []netip.Addr {
 	}
 	return out
 }
-
-// identify fills in who the session is for. What comes from here is asserted by whoever wrote
-// the config or the pod template; nothing vouches for it yet.
-func (s *setup) identify(env environment) {
-	s.session = audit.Session{
-		ID: sessionID(s.cfg.Session.ID, env.get("POD_UID")), Role: s.cfg.Role,
-		RequestedBy: s.cfg.Session.RequestedBy, Attribution: "asserted",
-	}
-	s.pod = audit.Pod{
-		Namespace: env.get("POD_NAMESPACE"), Name: env.get("POD_NAME"), UID: env.get("POD_UID"),
-		Node: env.get("NODE_NAME"), ServiceAccount: env.get("SERVICE_ACCOUNT"),
-	}
-}
-
-// sessionID returns the configured id, else one that begins with the pod's UID, else a UUIDv7. A
-// pod's UID alone would not do: a container that is restarted begins another session, with a
-// chain of its own, in the same pod.
-func sessionID(configured, podUID string) string {
-	if configured != "" {
-		return configured
-	}
-	if podUID != "" {
-		return podUID + "." + uuid.NewString()[:8]
-	}
-	return uuid.Must(uuid.NewV7()).String()
-}
-
-// environment is the process's environment as it was given to it.
-type environment []string
-
-func (e environment) lookup(name string) (string, bool) {
-	for _, kv := range e {
-		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
-			return v, true
-		}
-	}
-	return "", false
-}
-
-func (e environment) get(name string) string { v, _ := e.lookup(name); return v }
 
 // A lateRecorder stands for the trail while it is not open yet: caches are bound, and checked,
 // before the trail is opened. Until then it refuses.

@@ -6,14 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
-	"github.com/sidekey/sidekey/audit"
 	"github.com/sidekey/sidekey/credential"
 	"github.com/sidekey/sidekey/internal/config"
 	"github.com/sidekey/sidekey/internal/mitmca"
@@ -156,36 +154,6 @@ func TestPrepareWithoutRoots(t *testing.T) {
 	}
 }
 
-func TestSessionID(t *testing.T) {
-	const v7 = `[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`
-	for _, tc := range []struct{ configured, podUID, want string }{
-		{"s-1", "u-1", "s-1"},
-		{"s-1", "", "s-1"},
-		{"", "u-1", `u-1\.[0-9a-f]{8}`},
-		{"", "", v7},
-	} {
-		want := regexp.MustCompile("^" + tc.want + "$")
-		one, other := sessionID(tc.configured, tc.podUID), sessionID(tc.configured, tc.podUID)
-		if !want.MatchString(one) || !want.MatchString(other) {
-			t.Errorf("sessionID(%q, %q) = %s, and %s; want %s", tc.configured, tc.podUID, one, other, tc.want)
-		}
-		if tc.configured == "" && one == other {
-			t.Errorf("sessionID(%q, %q) = %s, twice", tc.configured, tc.podUID, one)
-		}
-	}
-}
-
-func TestIdentify(t *testing.T) {
-	s := &setup{cfg: &config.Config{Role: "tester", Session: config.Session{ID: "s-1", RequestedBy: "alice"}}}
-	s.identify(environment{"POD_NAMESPACE=ns", "POD_NAME=p", "POD_UID=u", "NODE_NAME=n", "SERVICE_ACCOUNT=sa", "HOSTNAME=h"})
-	if diff := cmp.Diff(audit.Session{ID: "s-1", Role: "tester", RequestedBy: "alice", Attribution: "asserted"}, s.session); diff != "" {
-		t.Errorf("session (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(audit.Pod{Namespace: "ns", Name: "p", UID: "u", Node: "n", ServiceAccount: "sa"}, s.pod); diff != "" {
-		t.Errorf("pod (-want +got):\n%s", diff)
-	}
-}
-
 func TestProtectedAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		name, vault string
@@ -231,29 +199,6 @@ routes:
 	want := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	if diff := cmp.Diff(want, addressesOf(pol), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("addresses (-want +got):\n%s", diff)
-	}
-}
-
-func TestEnvironment(t *testing.T) {
-	env := environment{"A=1", "B=", "C", "D=x=y", "A=2", "=E=3"}
-	for _, tc := range []struct {
-		name, value string
-		ok          bool
-	}{
-		{"A", "1", true}, // the first one, as with os.Getenv
-		{"B", "", true},
-		{"C", "", false},
-		{"D", "x=y", true},
-		{"a", "", false},
-		{"E", "", false},
-	} {
-		value, ok := env.lookup(tc.name)
-		if value != tc.value || ok != tc.ok {
-			t.Errorf("lookup(%q) = %q, %t; want %q, %t", tc.name, value, ok, tc.value, tc.ok)
-		}
-		if got := env.get(tc.name); got != tc.value {
-			t.Errorf("get(%q) = %q, want %q", tc.name, got, tc.value)
-		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -22,30 +23,36 @@ import (
 	"github.com/sidekey/sidekey/vault"
 )
 
-// revokeGrace bounds what is done for Vault at the end of a session. Kubernetes may kill a
-// sidecar 2 s after SIGTERM; short TTLs are the real bound.
-const revokeGrace = 2 * time.Second
-
 // memoryLimit has the collector work harder as the process comes near to it. What the server's
 // bounds let live at once is less than half of it.
 const memoryLimit = 160 << 20
 
 // A sidecar is everything that runs for one session, in serve, run and demo alike.
 type sidecar struct {
-	cfg      *config.Config
-	log      zerolog.Logger
-	ca       *mitmca.CA
-	vault    *vault.Session // nil if no credential comes from Vault
-	bound    *bound
-	metrics  *metrics
-	trail    *trail
-	proxy    *proxy.Server
-	listener net.Listener
-	ops      net.Listener // nil: none
-	state    state
+	cfg        *config.Config
+	policyFile string
+	log        zerolog.Logger
+	session    audit.Session // as it began; see trail.attribution
+	began      time.Time
+	ca         *mitmca.CA
+	vault      *vault.Session // nil if no credential comes from Vault
+	bound      *bound
+	metrics    *metrics
+	trail      *trail
+	proxy      *proxy.Server
+	kill       *killSwitch
+	listener   net.Listener
+	ops        net.Listener // nil: none
+	admin      net.Listener // nil: none
+	state      state
+	vaultReady atomic.Bool // the first login is done, or there is no Vault
 
 	ready chan struct{} // closed when agents can be served
-	ended sync.Once     // the session's credentials are given up once
+
+	endMu    sync.Mutex // one end at a time
+	ended    atomic.Pointer[ending]
+	givingUp sync.Once
+	given    ending // what came of giveUp
 }
 
 // newSidecar makes a sidecar from what [prepare] checked, opens its listeners and writes the CA's
@@ -55,26 +62,23 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 		return nil, failed(err)
 	}
 	debug.SetMemoryLimit(memoryLimit)
-	sc := &sidecar{cfg: s.cfg, log: log, ca: s.ca, vault: s.vault, ready: make(chan struct{})}
-	sc.metrics = newMetrics(s.cfg.Role, func() bool { return s.vault == nil || s.vault.Ready() })
+	sc := &sidecar{
+		cfg: s.cfg, policyFile: s.policyFile, log: log, session: s.session, began: time.Now(),
+		ca: s.ca, vault: s.vault, bound: s.bound, ready: make(chan struct{}),
+	}
+	sc.metrics = newMetrics(s.cfg.Role)
 	auditLog, err := audit.New(audit.Config{Sink: s.sink, Sync: s.cfg.Audit.Sync, Session: s.session, Pod: s.pod})
 	if err != nil {
 		return nil, failed(fmt.Errorf("start audit trail: %v", err))
 	}
-	sc.trail = newTrail(auditLog, sc.metrics, log)
-	s.anchor = auditLog.Anchor
+	sc.trail = newTrail(auditLog, s.session.Attribution, sc.metrics, log)
+	s.anchor, s.onLogin = auditLog.Anchor, sc.loggedIn
 	s.recorder.set(sc.trail)
-	if sc.listener, err = net.Listen("tcp", s.cfg.Listen); err != nil {
-		return nil, failed(fmt.Errorf("listen: %v", err))
-	}
-	if s.cfg.Ops != "" {
-		if sc.ops, err = net.Listen("tcp", s.cfg.Ops); err != nil {
-			sc.listener.Close()
-			return nil, failed(fmt.Errorf("listen for probes: %v", err))
-		}
+	if err := sc.listen(); err != nil {
+		sc.closeListeners()
+		return nil, failed(err)
 	}
 	s.protected.listens(sc.listener, sc.ops)
-	sc.bound = s.bound
 	for _, w := range s.policy.Warnings() {
 		log.Warn().Str("where", w.Where).Str("key", w.Path).Msg(w.Msg)
 	}
@@ -83,6 +87,8 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 		RefuseEarly: s.cfg.RefuseEarly, DrainGrace: s.cfg.DrainGrace, Log: log.With().Str("part", "proxy").Logger(),
 	})
 	if err == nil {
+		sc.kill = newKillSwitch(sc.proxy, sc.trail, s.killFile, log)
+		sc.metrics.registry.MustRegister(gauges{sc.status})
 		err = s.ca.WriteFiles(s.cfg.CADir, s.systemRoots)
 	}
 	if err == nil {
@@ -95,10 +101,31 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	return sc, nil
 }
 
+// listen opens the listeners that the config names.
+func (sc *sidecar) listen() (err error) {
+	if sc.listener, err = net.Listen("tcp", sc.cfg.Listen); err != nil {
+		return fmt.Errorf("listen: %v", err)
+	}
+	if sc.cfg.Ops != "" {
+		if sc.ops, err = net.Listen("tcp", sc.cfg.Ops); err != nil {
+			return fmt.Errorf("listen for probes: %v", err)
+		}
+	}
+	if sc.cfg.Admin != "" {
+		admin, err := listenAdmin(sc.cfg.Admin, sc.log)
+		if err != nil {
+			return fmt.Errorf("make the admin socket: %v", err)
+		}
+		sc.admin = admin
+	}
+	return nil
+}
+
 func (sc *sidecar) closeListeners() {
-	sc.listener.Close()
-	if sc.ops != nil {
-		sc.ops.Close()
+	for _, ln := range []net.Listener{sc.listener, sc.ops, sc.admin} {
+		if ln != nil {
+			ln.Close()
+		}
 	}
 }
 
@@ -120,7 +147,7 @@ func (sc *sidecar) begin(s *setup) error {
 	if err != nil {
 		return fmt.Errorf("write the first audit records: %v", err)
 	}
-	return nil
+	return sc.kill.lookAtFile() // before the first request
 }
 
 // url is what the agent's HTTP_PROXY is to be.
@@ -128,100 +155,111 @@ func (sc *sidecar) url() string { return "http://" + sc.listener.Addr().String()
 
 // run serves until ctx ends, drains, ends the session, and returns when all is done.
 func (sc *sidecar) run(ctx context.Context) error {
-	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx)) // probes answer through the drain
-	var ops errgroup.Group
-	if sc.ops != nil {
-		ops.Go(func() error { return serveOps(opsCtx, sc.ops, opsHandler(&sc.state, sc.metrics)) })
-	}
+	asideCtx, stopAside := context.WithCancel(context.WithoutCancel(ctx)) // probes and administrators are answered through the drain
+	defer stopAside()
+	aside := sc.serveAside(asideCtx)
+
 	g, gctx := errgroup.WithContext(ctx)
+	upkeep, stopUpkeep := context.WithCancel(context.WithoutCancel(ctx)) // credentials are kept valid through the drain
+	defer stopUpkeep()
 	drained := make(chan struct{})
-	g.Go(func() error { defer close(drained); return sc.proxy.Run(gctx) })
+	g.Go(func() error { defer close(drained); defer stopUpkeep(); return sc.proxy.Run(gctx) })
 	g.Go(func() error { sc.endOverdue(gctx, drained); return nil })
-	g.Go(func() error { return sc.keepLoggedIn(gctx) })
-	g.Go(func() error { return sc.endAtTTL(gctx) })
+	g.Go(func() error { sc.endAtTTL(gctx); return nil })
+	g.Go(func() error { return sc.open(gctx, upkeep) })
+	for _, c := range sc.bound.credentials {
+		g.Go(func() error { return c.cache.Run(upkeep) })
+	}
 	context.AfterFunc(gctx, func() { sc.state.ready.Store(false) })
 	sc.log.Info().Str("listen", sc.listener.Addr().String()).Str("role", sc.cfg.Role).
 		Str("policy_sha256", sc.bound.Policy.SHA256()).Msg("listening")
 	err := g.Wait()
 
-	sc.endCredentials()
-	ended := audit.Record{Event: audit.SessionEnded, Reason: "stopped"}
+	reason := endStopped
 	if err != nil {
-		ended.Reason = "failed"
+		reason = endFailed
 	}
-	sc.trail.note(ended)
+	sc.finish(reason)
+	stopAside()
+	err = errors.Join(err, aside.Wait())
 	if cerr := sc.trail.Close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close audit trail: %v", cerr)
 	}
-	stopOps()
-	return errors.Join(err, ops.Wait())
+	return err
 }
 
-// keepLoggedIn logs in to Vault and stays logged in. Until the first login has succeeded requests
-// that need a credential are refused; if Vault says no, rather than nothing, the sidecar fails.
-func (sc *sidecar) keepLoggedIn(ctx context.Context) error {
-	if sc.vault != nil {
-		waiting := time.AfterFunc(2*time.Second, func() {
-			sc.log.Warn().Str("address", sc.cfg.Vault.Address).Msg("Vault does not answer yet; still trying to log in")
-		})
-		err := sc.vault.Login(ctx)
-		waiting.Stop()
-		switch {
-		case ctx.Err() != nil || errors.Is(err, credential.ErrClosed):
-			return nil
-		case err != nil:
-			return fmt.Errorf("log in to Vault: %v", err)
-		}
+// serveAside starts what is beside the proxy: probes, the admin socket, the look at the kill file.
+func (sc *sidecar) serveAside(ctx context.Context) *errgroup.Group {
+	var g errgroup.Group
+	if sc.ops != nil {
+		g.Go(func() error { return serveOps(ctx, sc.ops, opsHandler(&sc.state, sc.metrics)) })
+	}
+	if sc.admin != nil {
+		g.Go(func() error { return sc.serveAdmin(ctx) })
+	}
+	g.Go(func() error { sc.kill.watchFile(ctx); return nil })
+	return &g
+}
+
+// open logs in to Vault, obtains what is to be at hand, and says that agents can be served; then it
+// stays logged in until upkeep ends. Until the first login has succeeded requests that need a
+// credential from Vault are refused; if Vault or another source says no, rather than nothing, the
+// sidecar fails.
+func (sc *sidecar) open(ctx, upkeep context.Context) error {
+	if err := sc.login(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	sc.vaultReady.Store(true)
+	later, err := sc.prefetch(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
 	}
 	sc.state.ready.Store(true)
 	sc.state.started.Store(true)
 	close(sc.ready)
 	sc.log.Info().Msg("ready")
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	for _, c := range later {
+		fetching.Go(func() { sc.prefetchLater(ctx, c) })
+	}
 	if sc.vault == nil {
 		return nil
 	}
-	return sc.vault.Run(ctx)
+	return sc.vault.Run(upkeep)
 }
 
-// endAtTTL gives up the session's credentials when its time is over. The proxy goes on, and
-// answers session_ended.
-func (sc *sidecar) endAtTTL(ctx context.Context) error {
-	timer := time.NewTimer(sc.cfg.Session.TTL)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-		sc.log.Warn().Dur("ttl_ms", sc.cfg.Session.TTL).Msg("the session's time is over; its credentials are revoked")
-		sc.endCredentials()
+// login logs in for the first time. Its error is Vault's no.
+func (sc *sidecar) login(ctx context.Context) error {
+	if sc.vault == nil {
+		return nil
 	}
-	return nil
-}
-
-// endOverdue gives up the credentials if the proxy has not drained in time: whatever holds it up must
-// not keep them alive.
-func (sc *sidecar) endOverdue(ctx context.Context, drained <-chan struct{}) {
-	<-ctx.Done()
-	select {
-	case <-drained:
-	case <-time.After(sc.cfg.DrainGrace + 5*time.Second):
-		sc.log.Error().Msg("the proxy did not drain in time; revoking all the same")
-		sc.endCredentials()
-	}
-}
-
-// endCredentials revokes everything that the session holds: leases first, then the token.
-func (sc *sidecar) endCredentials() {
-	sc.ended.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), revokeGrace)
-		defer cancel()
-		var closing sync.WaitGroup
-		sc.bound.close(func(c *credential.Cache) { closing.Go(func() { c.Close(ctx) }) })
-		closing.Wait()
-		if sc.vault == nil {
-			return
-		}
-		if err := sc.vault.Close(ctx); err != nil {
-			sc.log.Warn().Err(err).Msg("the Vault token could not be revoked; it is valid until it expires")
-		}
+	waiting := time.AfterFunc(2*time.Second, func() {
+		sc.log.Warn().Str("address", sc.cfg.Vault.Address).Msg("Vault does not answer yet; still trying to log in")
 	})
+	defer waiting.Stop()
+	err := sc.vault.Login(ctx)
+	if err == nil || ctx.Err() != nil || errors.Is(err, credential.ErrClosed) {
+		return nil
+	}
+	return fmt.Errorf("log in to Vault: %v", err)
+}
+
+// loggedIn is told of each login. Leases end with the token that they were issued under, so what
+// came from Vault is replaced before the former token goes.
+func (sc *sidecar) loggedIn(l vault.Login) {
+	if sc.trail.attribution() != audit.VaultVerified && vouches(l, sc.session) {
+		sc.trail.raise(audit.VaultVerified, audit.Record{Detail: "Vault's login names the session and the requester"})
+	}
+	if l.Generation <= 1 {
+		return
+	}
+	for _, c := range sc.bound.credentials {
+		if c.kind == kindVault {
+			c.cache.Renew()
+		}
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"errors"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
@@ -17,12 +18,29 @@ type trail struct {
 	metrics *metrics
 	key     [32]byte // of the fingerprints; known to nobody after the process
 	log     zerolog.Logger
+	level   atomic.Pointer[string] // the session's attribution
 }
 
-func newTrail(l *audit.Log, m *metrics, log zerolog.Logger) *trail {
+func newTrail(l *audit.Log, attribution string, m *metrics, log zerolog.Logger) *trail {
 	t := &trail{Log: l, metrics: m, log: log}
 	rand.Read(t.key[:])
+	t.level.Store(&attribution)
 	return t
+}
+
+// attribution is what records carry now.
+func (t *trail) attribution() string { return *t.level.Load() }
+
+// raise raises the session's attribution in the records from now on.
+func (t *trail) raise(level string, r audit.Record) {
+	r.Event = audit.SessionVerified
+	_, err := t.SetAttribution(level, r)
+	t.metrics.observe(r, err)
+	if err != nil {
+		t.log.Error().Err(err).Msg("the session was verified, and that could not be recorded")
+		return
+	}
+	t.level.Store(&level)
 }
 
 // Append implements proxy.Trail.
@@ -42,6 +60,11 @@ func (t *trail) Issued(iss *credential.Issuance) error {
 			CorrelationID: iss.Origin.CorrelationID, LeaseID: iss.Origin.LeaseID, Version: iss.Origin.Version,
 		},
 	})
+	if err == nil && iss.Replaces != "" {
+		_, err = t.Append(audit.Record{
+			Event: audit.CredentialReissued, Credential: iss.Credential, Issuance: iss.ID, Reason: "upstream_401", Detail: iss.Replaces,
+		})
+	}
 	t.log.Debug().Str("credential", iss.Credential).Str("issuance", iss.ID).Time("expires_at", iss.ExpiresAt).Msg("credential issued")
 	return err
 }

@@ -41,6 +41,16 @@ func checkPathOrNone(s string, wrong wrongFunc) {
 	}
 }
 
+// checkSocket is for the path of a unix socket; it may be empty. A longer one does not fit into what
+// the kernel takes (unix(7)), and the socket is made beside its place under a longer name.
+func checkSocket(s string, wrong wrongFunc) {
+	const most = 95
+	checkPathOrNone(s, wrong)
+	if len(s) > most {
+		wrong(fmt.Sprintf("the path of a socket is longer than %d bytes", most), "write a shorter one, such as /run/sidekey/admin.sock")
+	}
+}
+
 func checkListen(s string, wrong wrongFunc) {
 	const fallback = "127.0.0.1:3128"
 	ap, ok := addrPort(s, fallback, wrong)
@@ -109,6 +119,10 @@ func checkVaultAddress(s string, wrong wrongFunc) {
 	case u.Scheme != "https" && u.Scheme != "http":
 		wrong(strictyaml.Quote(u.Scheme)+" is neither https nor http", hint)
 		return
+	case u.User == nil && u.Path != "" && !strings.ContainsAny(s, "@?#"):
+		wrong("the address has a path, "+strictyaml.Quote(u.Path), "write "+u.Scheme+"://"+u.Host+
+			"; Sidekey adds /v1 by itself, and a namespace goes into vault.namespace")
+		return
 	case u.User != nil || u.Path != "" || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
 		hint := hint
 		if !strings.Contains(s, "@") {
@@ -153,6 +167,14 @@ func checkMount(s string, wrong wrongFunc) {
 		wrong(strictyaml.Quote(s)+" is not a path", "write it without a / at either end, such as kubernetes")
 	case strings.HasPrefix(s, "auth/"):
 		wrong(strictyaml.Quote(s)+" begins with auth/", "write "+strings.TrimPrefix(s, "auth/"))
+	}
+}
+
+// checkTokenRole is for a role of Vault's token store, which is one segment of a path; it may be
+// empty.
+func checkTokenRole(s string, wrong wrongFunc) {
+	if s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/?#%", r) }) {
+		wrong(strictyaml.Quote(s)+" is not a token role", "write the role's name alone, such as sidekey-session")
 	}
 }
 

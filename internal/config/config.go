@@ -31,6 +31,10 @@ type Config struct {
 	// means nowhere, for which the configuration says "off". Default 0.0.0.0:3129.
 	Ops string
 
+	// Admin is the path of the unix socket for status, the session's end and the kill switch; the
+	// agent must not be able to open it. Empty, the default, means none.
+	Admin string
+
 	// CADir is the directory that the CA's certificates are written to, for the agent to read.
 	CADir string
 
@@ -82,6 +86,10 @@ type Session struct {
 	// started the process: at most 256 bytes, printable. Default empty, which means unknown.
 	RequestedBy string
 
+	// PodInfo is the directory of a downward API volume, whose files say who the session is for
+	// where ID and RequestedBy do not; see [ReadPodInfo]. Default empty: none.
+	PodInfo string
+
 	// TTL is how long the session lasts at most. Greater than zero; default 8 h.
 	TTL time.Duration
 }
@@ -99,6 +107,10 @@ type Vault struct {
 	// the system's. Default empty: the system's.
 	CAFile string
 
+	// SessionTokenRole is the role of Vault's token store that the session's own token is made
+	// with, below the login's. Default empty: the login's token is used.
+	SessionTokenRole string
+
 	// Auth is how to log in.
 	Auth Auth
 }
@@ -106,17 +118,17 @@ type Vault struct {
 // Auth is a login method of Vault. A field that the method has no use for may still be set, by
 // a layer below the one that sets the method.
 type Auth struct {
-	// Method is token, approle or kubernetes.
+	// Method is token, approle, kubernetes, jwt or cert.
 	Method string
 
 	// Mount is where the method is mounted, without "auth/". Default empty: the method's name.
 	Mount string
 
-	// Role is the role to log in as. Never empty for kubernetes.
+	// Role is the role to log in as. Never empty for kubernetes and jwt.
 	Role string
 
-	// TokenFile holds the Vault token for token, or the service account's token for
-	// kubernetes. Never empty for these two.
+	// TokenFile holds the Vault token for token, the service account's token for kubernetes, or
+	// the JWT for jwt. Never empty for these three.
 	TokenFile string
 
 	// RoleID is the AppRole's role id. Exactly one of RoleID and RoleIDFile is set for approle.
@@ -127,6 +139,16 @@ type Auth struct {
 
 	// SecretIDFile holds the AppRole's SecretID. Never empty for approle.
 	SecretIDFile string
+
+	// SecretIDWrapped says that SecretIDFile holds a wrapping token for the SecretID instead.
+	SecretIDWrapped bool
+
+	// CertFile and KeyFile hold, in PEM, the client certificate and its key. Never empty for cert.
+	CertFile, KeyFile string
+
+	// Verify names what the metadata of Vault's login must have and agree with: pod_uid,
+	// pod_name, namespace, session_id, requested_by. Default none.
+	Verify []string
 }
 
 // Upstream says what is special about reaching upstreams here.

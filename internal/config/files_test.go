@@ -3,6 +3,7 @@ package config_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/sidekey/sidekey/internal/config"
 	"github.com/sidekey/sidekey/policy"
@@ -98,23 +100,35 @@ func defaults() *config.Config {
 func TestGoodFiles(t *testing.T) {
 	empty := defaults()
 	empty.Vault = &config.Vault{Address: "http://127.0.0.1:8200", Auth: config.Auth{Method: "token", TokenFile: "/t"}}
+	jwt, cert := defaults(), defaults()
+	jwt.Vault = &config.Vault{Address: "https://vault.example.com", SessionTokenRole: "sidekey-session", Auth: config.Auth{
+		Method: "jwt", Role: "pr-reviewer", TokenFile: "/t", Verify: []string{"pod_uid", "session_id"},
+	}}
+	cert.Vault = &config.Vault{Address: "https://vault.example.com", Auth: config.Auth{Method: "cert", Role: "pr", CertFile: "/c", KeyFile: "/k"}}
 	for _, tt := range []struct {
 		file string
 		want *config.Config
 	}{
+		{"vault-jwt.yaml", jwt},
+		{"vault-cert.yaml", cert},
 		{"minimal.yaml", defaults()},
 		{"empty-values.yaml", empty},
 		{"full.yaml", &config.Config{
 			Role:    "pr-reviewer",
 			Policy:  "/etc/sidekey/policy",
 			Listen:  "[::1]:0",
+			Admin:   "/run/sidekey/admin.sock",
 			CADir:   "/run/sidekey-ca",
-			Session: config.Session{ID: "Pod.1_a-b", RequestedBy: "Åsa <asa@example.com>", TTL: 90 * time.Minute},
+			Session: config.Session{ID: "Pod.1_a-b", RequestedBy: "Åsa <asa@example.com>", TTL: 90 * time.Minute, PodInfo: "/etc/podinfo"},
 			Vault: &config.Vault{
-				Address:   "https://vault.vault.svc:8200",
-				Namespace: "team/a",
-				CAFile:    "/etc/sidekey/vault.crt",
-				Auth:      config.Auth{Method: "approle", Mount: "login/approle", RoleIDFile: "/run/role_id", SecretIDFile: "/run/secret_id"},
+				Address:          "https://vault.vault.svc:8200",
+				Namespace:        "team/a",
+				CAFile:           "/etc/sidekey/vault.crt",
+				SessionTokenRole: "sidekey-session",
+				Auth: config.Auth{
+					Method: "approle", Mount: "login/approle", RoleIDFile: "/run/role_id",
+					SecretIDFile: "/run/secret_id", SecretIDWrapped: true, Verify: []string{"requested_by"},
+				},
 			},
 			Upstream: config.Upstream{
 				AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -145,6 +159,29 @@ func TestGoodFiles(t *testing.T) {
 func TestExamples(t *testing.T) {
 	if _, err := config.Load("../../examples/compose/config/config.yaml", nil, nil); err != nil {
 		t.Error(err)
+	}
+	manifest, err := os.Open("../../examples/kubernetes/pr-reviewer.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manifest.Close()
+	found := 0
+	for docs := yaml.NewDecoder(manifest); ; {
+		var object struct{ Data map[string]string }
+		if err := docs.Decode(&object); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if text, ok := object.Data["config.yaml"]; ok {
+			found++
+			if _, err := config.Load(write(t, text), nil, nil); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d ConfigMaps hold a config.yaml, want 1", found)
 	}
 }
 

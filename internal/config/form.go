@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,36 @@ func text(check func(s string, wrong wrongFunc)) form {
 		text: func(s string, wrong wrongFunc) any {
 			check(s, wrong)
 			return s
+		},
+	}
+}
+
+// words is a []string of known words, none of them twice; as text, separated by commas.
+func words(known ...string) form {
+	check := choice(known...)
+	add := func(ws []string, s string, wrong wrongFunc) []string {
+		check(s, wrong)
+		if slices.Contains(ws, s) {
+			wrong(strictyaml.Quote(s)+" is there twice", "keep one of the two")
+		}
+		return append(ws, s)
+	}
+	return form{
+		file: func(v strictyaml.Value) any {
+			ws := []string{}
+			for _, item := range v.ListOrEmpty() {
+				if s, ok := item.Text(); ok {
+					ws = add(ws, s, item.Wrong)
+				}
+			}
+			return ws
+		},
+		text: func(s string, wrong wrongFunc) any {
+			var ws []string
+			for item := range strings.SplitSeq(s, ",") {
+				ws = add(ws, strings.TrimSpace(item), wrong)
+			}
+			return ws
 		},
 	}
 }

@@ -107,13 +107,16 @@ func TestEnvOnly(t *testing.T) {
 		"SIDEKEY_POLICY=p",
 		"SIDEKEY_LISTEN=127.0.0.2:1",
 		"SIDEKEY_OPS=off",
+		"SIDEKEY_ADMIN=as",
 		"SIDEKEY_CA_DIR=d",
 		"SIDEKEY_SESSION_ID=i",
 		"SIDEKEY_SESSION_REQUESTED_BY=a=b c",
+		"SIDEKEY_SESSION_PODINFO=pi",
 		"SIDEKEY_SESSION_TTL=1h",
 		"SIDEKEY_VAULT_ADDRESS=http://[::1]:8200",
 		"SIDEKEY_VAULT_NAMESPACE=n",
 		"SIDEKEY_VAULT_CA_FILE=vc",
+		"SIDEKEY_VAULT_SESSION_TOKEN_ROLE=st",
 		"SIDEKEY_VAULT_AUTH_METHOD=approle",
 		"SIDEKEY_VAULT_AUTH_MOUNT=m",
 		"SIDEKEY_VAULT_AUTH_ROLE=",
@@ -121,6 +124,10 @@ func TestEnvOnly(t *testing.T) {
 		"SIDEKEY_VAULT_AUTH_ROLE_ID=ri",
 		"SIDEKEY_VAULT_AUTH_ROLE_ID_FILE=",
 		"SIDEKEY_VAULT_AUTH_SECRET_ID_FILE=si",
+		"SIDEKEY_VAULT_AUTH_SECRET_ID_WRAPPED=true",
+		"SIDEKEY_VAULT_AUTH_CERT_FILE=",
+		"SIDEKEY_VAULT_AUTH_KEY_FILE=",
+		"SIDEKEY_VAULT_AUTH_VERIFY=pod_name, namespace",
 		"SIDEKEY_UPSTREAM_CA_FILE=uc",
 		"SIDEKEY_UPSTREAM_ALLOW_CIDRS=",
 		"SIDEKEY_UPSTREAM_RESOLVE=",
@@ -134,9 +141,11 @@ func TestEnvOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &config.Config{
-		Role: "r", Policy: "p", Listen: "127.0.0.2:1", CADir: "d",
-		Session:     config.Session{ID: "i", RequestedBy: "a=b c", TTL: time.Hour},
-		Vault:       &config.Vault{Address: "http://[::1]:8200", Namespace: "n", CAFile: "vc", Auth: config.Auth{Method: "approle", Mount: "m", RoleID: "ri", SecretIDFile: "si"}},
+		Role: "r", Policy: "p", Listen: "127.0.0.2:1", Admin: "as", CADir: "d",
+		Session: config.Session{ID: "i", RequestedBy: "a=b c", TTL: time.Hour, PodInfo: "pi"},
+		Vault: &config.Vault{Address: "http://[::1]:8200", Namespace: "n", CAFile: "vc", SessionTokenRole: "st", Auth: config.Auth{
+			Method: "approle", Mount: "m", RoleID: "ri", SecretIDFile: "si", SecretIDWrapped: true, Verify: []string{"pod_name", "namespace"},
+		}},
 		Upstream:    config.Upstream{CAFile: "uc"},
 		Audit:       config.Audit{Path: "a", Sync: true},
 		RefuseEarly: true, DrainGrace: time.Minute, LogLevel: "warn",
@@ -149,9 +158,9 @@ func TestEnvOnly(t *testing.T) {
 // Every flag, and nothing else.
 func TestFlagsOnly(t *testing.T) {
 	args := []string{
-		"--role=r", "--policy=p", "--listen=[::1]:3128", "--ops=127.0.0.1:0", "--ca-dir=d",
-		"--session-id=i", "--requested-by=a b", "--session-ttl=1h",
-		"--vault-address=https://vault", "--vault-namespace=n", "--vault-ca-file=vc",
+		"--role=r", "--policy=p", "--listen=[::1]:3128", "--ops=127.0.0.1:0", "--admin=as", "--ca-dir=d",
+		"--session-id=i", "--requested-by=a b", "--podinfo=pi", "--session-ttl=1h",
+		"--vault-address=https://vault", "--vault-namespace=n", "--vault-ca-file=vc", "--vault-session-token-role=st",
 		"--vault-auth-method=kubernetes", "--vault-auth-mount=m", "--vault-auth-role=vr", "--vault-token-file=t",
 		"--audit=a", "--connect-refusal=early", "--drain-grace=1m", "--log-level=warn",
 	}
@@ -166,9 +175,9 @@ func TestFlagsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &config.Config{
-		Role: "r", Policy: "p", Listen: "[::1]:3128", Ops: "127.0.0.1:0", CADir: "d",
-		Session:     config.Session{ID: "i", RequestedBy: "a b", TTL: time.Hour},
-		Vault:       &config.Vault{Address: "https://vault", Namespace: "n", CAFile: "vc", Auth: config.Auth{Method: "kubernetes", Mount: "m", Role: "vr", TokenFile: "t"}},
+		Role: "r", Policy: "p", Listen: "[::1]:3128", Ops: "127.0.0.1:0", Admin: "as", CADir: "d",
+		Session:     config.Session{ID: "i", RequestedBy: "a b", TTL: time.Hour, PodInfo: "pi"},
+		Vault:       &config.Vault{Address: "https://vault", Namespace: "n", CAFile: "vc", SessionTokenRole: "st", Auth: config.Auth{Method: "kubernetes", Mount: "m", Role: "vr", TokenFile: "t"}},
 		Audit:       config.Audit{Path: "a"},
 		RefuseEarly: true, DrainGrace: time.Minute, LogLevel: "warn",
 	}
@@ -239,7 +248,8 @@ func TestWrongLayer(t *testing.T) {
 		{"", "SIDEKEY_LISTN=x", "", []string{"env SIDEKEY_LISTN: unknown variable\n\thint: did you mean SIDEKEY_LISTEN?"}},
 		{"", "SIDEKEY_LISTN=", "", []string{"env SIDEKEY_LISTN: unknown variable"}},
 		{"", "SIDEKEY_VAULT_TOKEN=s3cret", "", []string{"env SIDEKEY_VAULT_TOKEN: unknown variable"}},
-		{"", "SIDEKEY_ADMIN=/run/admin.sock", "", []string{"env SIDEKEY_ADMIN: not supported yet in this version"}},
+		{"", "SIDEKEY_ADMIN=/run/admin.sock", "", nil},
+		{"", "SIDEKEY_UPSTREAM_PROXY=", "", []string{"env SIDEKEY_UPSTREAM_PROXY: not supported yet in this version"}},
 		{"", "SIDEKEY_CA_STATE=", "", []string{"env SIDEKEY_CA_STATE: not supported yet in this version"}},
 		{"", "SIDEKEY_SERVICE_PORT_OPS=3129", "", []string{"env SIDEKEY_SERVICE_PORT_OPS: unknown variable ... enableServiceLinks: false"}},
 		{"", "SIDEKEY_X_PORT_3129_TCP_ADDR=10.0.0.1", "", []string{"env SIDEKEY_X_PORT_3129_TCP_ADDR: unknown variable ... enableServiceLinks: false"}},
@@ -261,6 +271,22 @@ func TestWrongLayer(t *testing.T) {
 		}},
 		{vault, "SIDEKEY_VAULT_AUTH_SECRET_ID_FILE=s", "", []string{"env SIDEKEY_VAULT_AUTH_SECRET_ID_FILE: vault.auth.secret_id_file: the method kubernetes has no use for it"}},
 		{vault, "", "--vault-auth-role=", []string{"$FILE:4:"}},
+		{vault, "SIDEKEY_VAULT_AUTH_METHOD=jwt", "", nil},
+		{vault, "SIDEKEY_VAULT_AUTH_METHOD=jtw", "", []string{`env SIDEKEY_VAULT_AUTH_METHOD: vault.auth.method: "jtw" is not one of ... did you mean jwt?`}},
+		{vault, "SIDEKEY_VAULT_AUTH_METHOD=cert", "--vault-address=http://127.0.0.1:1", []string{
+			"env SIDEKEY_VAULT_AUTH_METHOD: vault.auth.method: the method cert needs vault.auth.cert_file",
+			"env SIDEKEY_VAULT_AUTH_METHOD: vault.auth.method: the method cert needs vault.auth.key_file",
+			"env SIDEKEY_VAULT_AUTH_METHOD: vault.auth.method: the method cert needs an https address",
+		}},
+		{vault, "SIDEKEY_VAULT_AUTH_SECRET_ID_WRAPPED=true", "", []string{"env SIDEKEY_VAULT_AUTH_SECRET_ID_WRAPPED: vault.auth.secret_id_wrapped: the method kubernetes has no use for it"}},
+		{vault, "SIDEKEY_VAULT_AUTH_SECRET_ID_WRAPPED=false", "", nil},
+		{vault, "SIDEKEY_VAULT_AUTH_VERIFY=pod_uid,,pod_uid", "", []string{
+			`env SIDEKEY_VAULT_AUTH_VERIFY: vault.auth.verify: "" is not one of `,
+			`env SIDEKEY_VAULT_AUTH_VERIFY: vault.auth.verify: "pod_uid" is there twice`,
+		}},
+		{vault, "", "--vault-session-token-role=..", []string{`flag --vault-session-token-role: vault.session_token_role: ".." is not a token role`}},
+		{vault, "", "--vault-address=https://vault.example.com/v1/", []string{`flag --vault-address: vault.address: the address has a path, "/v1/" ... write https://vault.example.com; Sidekey adds /v1`}},
+		{vault, "", "--vault-address=https://vault.example.com/v1?a", []string{`flag --vault-address: vault.address: a user, a path, a query or a fragment has no place`}},
 		{vault, "SIDEKEY_VAULT_AUTH_METHOD=token", "--vault-auth-role=r", []string{"flag --vault-auth-role: vault.auth.role: the method token has no use for it"}},
 		// The file's role is below the variable's method.
 		{vault, "SIDEKEY_VAULT_AUTH_METHOD=token", "", nil},

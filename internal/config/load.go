@@ -37,7 +37,7 @@ type Defaults map[string]string
 func (d Defaults) Load(path string, environ []string, flags *pflag.FlagSet) (*Config, error) {
 	l := newLoader(d)
 	if path != "" {
-		src, err := readFile(path)
+		src, err := readFile(path, strictyaml.MaxSize)
 		if err != nil {
 			return nil, policy.Mistakes{{Where: path, Msg: "read the configuration: " + err.Error()}}
 		}
@@ -52,14 +52,14 @@ func (d Defaults) Load(path string, environ []string, flags *pflag.FlagSet) (*Co
 	return l.config(), nil
 }
 
-// readFile returns the file at path; if it is too large, one byte more than may be in it. The
+// readFile returns the file at path; if it is larger than most bytes, one byte more than that. The
 // error does not name the path.
-func readFile(path string) ([]byte, error) {
+func readFile(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err == nil {
 		defer f.Close()
 		var src []byte
-		if src, err = io.ReadAll(io.LimitReader(f, strictyaml.MaxSize+1)); err == nil {
+		if src, err = io.ReadAll(io.LimitReader(f, most+1)); err == nil {
 			return src, nil
 		}
 	}
@@ -140,10 +140,12 @@ func (l *loader) config() *Config {
 		Policy: v.GetString("policy"),
 		Listen: v.GetString("listen"),
 		Ops:    v.GetString("ops"),
+		Admin:  v.GetString("admin"),
 		CADir:  v.GetString("ca.dir"),
 		Session: Session{
 			ID:          v.GetString("session.id"),
 			RequestedBy: v.GetString("session.requested_by"),
+			PodInfo:     v.GetString("session.podinfo"),
 			TTL:         v.GetDuration("session.ttl"),
 		},
 		Upstream: Upstream{CAFile: v.GetString("upstream.ca_file")},
@@ -171,18 +173,24 @@ func (l *loader) config() *Config {
 
 func (l *loader) vault() *Vault {
 	v := l.v
-	return &Vault{
-		Address:   v.GetString("vault.address"),
-		Namespace: v.GetString("vault.namespace"),
-		CAFile:    v.GetString("vault.ca_file"),
+	out := &Vault{
+		Address:          v.GetString("vault.address"),
+		Namespace:        v.GetString("vault.namespace"),
+		CAFile:           v.GetString("vault.ca_file"),
+		SessionTokenRole: v.GetString("vault.session_token_role"),
 		Auth: Auth{
-			Method:       v.GetString("vault.auth.method"),
-			Mount:        v.GetString("vault.auth.mount"),
-			Role:         v.GetString("vault.auth.role"),
-			TokenFile:    v.GetString("vault.auth.token_file"),
-			RoleID:       v.GetString("vault.auth.role_id"),
-			RoleIDFile:   v.GetString("vault.auth.role_id_file"),
-			SecretIDFile: v.GetString("vault.auth.secret_id_file"),
+			Method:          v.GetString("vault.auth.method"),
+			Mount:           v.GetString("vault.auth.mount"),
+			Role:            v.GetString("vault.auth.role"),
+			TokenFile:       v.GetString("vault.auth.token_file"),
+			RoleID:          v.GetString("vault.auth.role_id"),
+			RoleIDFile:      v.GetString("vault.auth.role_id_file"),
+			SecretIDFile:    v.GetString("vault.auth.secret_id_file"),
+			SecretIDWrapped: v.GetBool("vault.auth.secret_id_wrapped"),
+			CertFile:        v.GetString("vault.auth.cert_file"),
+			KeyFile:         v.GetString("vault.auth.key_file"),
 		},
 	}
+	out.Auth.Verify, _ = v.Get("vault.auth.verify").([]string)
+	return out
 }

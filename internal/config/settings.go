@@ -21,20 +21,27 @@ var settings = []setting{
 	{"policy", text(checkPath), "", "policy", "policy `FILE`, or a directory that holds ROLE.yaml"},
 	{"listen", text(checkListen), "127.0.0.1:3128", "listen", "loopback `ADDRESS:PORT` for the agent's requests"},
 	{"ops", text(checkOps), "0.0.0.0:3129", "ops", "`ADDRESS:PORT` for probes and metrics, or off"},
+	{"admin", text(checkSocket), "", "admin", "`PATH` of the unix socket for status, the session's end and the kill switch"},
 	{"ca.dir", text(checkPath), "", "ca-dir", "`DIRECTORY` to write the CA's certificates to"},
 	{"session.id", text(checkSessionID), "", "session-id", "the session's `ID`"},
 	{"session.requested_by", text(checkRequester), "", "requested-by", "`WHO` the session runs for"},
+	{"session.podinfo", text(checkPathOrNone), "", "podinfo", "`DIRECTORY` of a downward API volume with the pod's labels and annotations"},
 	{"session.ttl", span(), "8h", "session-ttl", "`TIME` after which the session ends"},
 	{"vault.address", text(checkVaultAddress), "", "vault-address", "Vault's base `URL`"},
 	{"vault.namespace", text(checkGraphic), "", "vault-namespace", "Vault `NAMESPACE`"},
 	{"vault.ca_file", text(checkPathOrNone), "", "vault-ca-file", "PEM `FILE` to verify Vault against instead of the system's roots"},
-	{"vault.auth.method", text(choice(methodToken, methodAppRole, methodKubernetes)), "", "vault-auth-method", "login `METHOD`: token, approle or kubernetes"},
+	{"vault.session_token_role", text(checkTokenRole), "", "vault-session-token-role", "token `ROLE` to make the session's own token with"},
+	{"vault.auth.method", text(choice(methodNames()...)), "", "vault-auth-method", "login `METHOD`: token, approle, kubernetes, jwt or cert"},
 	{"vault.auth.mount", text(checkMount), "", "vault-auth-mount", "`PATH` where the method is mounted (default its name)"},
 	{"vault.auth.role", text(checkGraphic), "", "vault-auth-role", "Vault `ROLE` to log in as"},
 	{"vault.auth.token_file", text(checkPathOrNone), "", "vault-token-file", "`FILE` with the token to log in with"},
 	{"vault.auth.role_id", text(checkGraphic), "", "", ""},
 	{"vault.auth.role_id_file", text(checkPathOrNone), "", "", ""},
 	{"vault.auth.secret_id_file", text(checkPathOrNone), "", "", ""},
+	{"vault.auth.secret_id_wrapped", boolean(), "false", "", ""},
+	{"vault.auth.cert_file", text(checkPathOrNone), "", "", ""},
+	{"vault.auth.key_file", text(checkPathOrNone), "", "", ""},
+	{"vault.auth.verify", words(claims...), "", "", ""},
 	{"upstream.allow_cidrs", prefixes(), "", "", ""},
 	{"upstream.resolve", addresses(), "", "", ""},
 	{"upstream.ca_file", text(checkPathOrNone), "", "", ""},
@@ -47,13 +54,9 @@ var settings = []setting{
 
 // planned are the keys of docs/design.md that this version does not know what to do with.
 // Ignoring one would leave its reader with a protection that is not there.
-var planned = []string{"admin", "ca.state", "vault.session_token_role", "upstream.proxy"}
+var planned = []string{"ca.state", "upstream.proxy"}
 
 const (
-	methodToken      = "token"
-	methodAppRole    = "approle"
-	methodKubernetes = "kubernetes"
-
 	refuseServed = "served"
 	refuseEarly  = "early"
 )

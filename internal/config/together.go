@@ -16,19 +16,7 @@ func (l *loader) checkTogether() {
 	}
 	l.need("vault.address", "https://vault.example.com:8200")
 	l.need("vault.auth.method", methodKubernetes)
-	switch l.v.GetString("vault.auth.method") {
-	case methodToken:
-		l.needForMethod("vault.auth.token_file")
-		l.refuseForMethod("vault.auth.role", "vault.auth.mount", "vault.auth.role_id", "vault.auth.role_id_file", "vault.auth.secret_id_file")
-	case methodKubernetes:
-		l.needForMethod("vault.auth.role")
-		l.needForMethod("vault.auth.token_file")
-		l.refuseForMethod("vault.auth.role_id", "vault.auth.role_id_file", "vault.auth.secret_id_file")
-	case methodAppRole:
-		l.needRoleID()
-		l.needForMethod("vault.auth.secret_id_file")
-		l.refuseForMethod("vault.auth.role", "vault.auth.token_file")
-	}
+	l.checkMethod()
 }
 
 // hasVault reports whether any layer names vault or one of its keys.
@@ -87,42 +75,6 @@ func parent(key string) string { return key[:max(0, strings.LastIndexByte(key, '
 func inYAML(group, key, value string) string {
 	names := strings.Split(strings.TrimPrefix(strings.TrimPrefix(key, group), "."), ".")
 	return strings.Join(names, ": {") + ": " + value + strings.Repeat("}", len(names)-1)
-}
-
-// needForMethod records a mistake of the login method if it lacks key.
-func (l *loader) needForMethod(key string) {
-	if l.lacks(key) {
-		l.wrongMethod("needs "+key, howTo(key, "write it beside the method"))
-	}
-}
-
-func (l *loader) needRoleID() {
-	const id, file = "vault.auth.role_id", "vault.auth.role_id_file"
-	switch {
-	case l.lacks(id) && l.lacks(file):
-		l.wrongMethod("needs "+id+" or "+file, howTo(id, "write it beside the method"))
-	case l.v.GetString(id) != "" && l.v.GetString(file) != "":
-		l.wrongMethod("has both "+id+" and "+file, "keep one of the two")
-	}
-}
-
-// lacks reports whether key has no value, and no mistake in its place either.
-func (l *loader) lacks(key string) bool { return l.v.GetString(key) == "" && !l.broken[key] }
-
-// refuseForMethod records a mistake for each key that the method has no use for, unless it
-// stands in a layer below: a laptop's variable may choose another method than the file.
-func (l *loader) refuseForMethod(keys ...string) {
-	method := l.origins["vault.auth.method"]
-	for _, key := range keys {
-		if o, ok := l.origins[key]; ok && o.layer >= method.layer && l.v.GetString(key) != "" {
-			o.wrong(fmt.Sprintf("the method %s has no use for it", l.v.GetString("vault.auth.method")), "remove it")
-		}
-	}
-}
-
-func (l *loader) wrongMethod(msg, hint string) {
-	method := l.origins["vault.auth.method"]
-	method.wrong(fmt.Sprintf("the method %s %s", l.v.GetString("vault.auth.method"), msg), hint)
 }
 
 // howTo says how to set key in any layer.

@@ -112,7 +112,7 @@ func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 // CONNECT and hangs up at the first byte of the certificate's flight, so that nearly all of the work
 // is the proxy's. There is nothing to resume: no handshake ends, and each name is new.
 func randomHosts(ctx context.Context, s *siege) (string, error) {
-	const total, workers, within = 100_000, 32, 4 * time.Minute
+	const total, workers, within = 100_000, 16, 4 * time.Minute
 	sample := strings.Repeat("a", 26) + ".test"
 	hello := clientHello(sample)
 	var started, minted atomic.Int64

@@ -46,9 +46,13 @@ type setup struct {
 	onLogin   func(vault.Login)
 }
 
-// prepare checks cfg and all that it names. Its error is a [policy.Mistakes] with everything that
-// is wrong.
+// prepare hardens the process, since it reads what credentials come from, and checks cfg and all that
+// it names. Its error is a [policy.Mistakes] with everything that is wrong, unless the process cannot be
+// hardened.
 func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) {
+	if err := harden(); err != nil {
+		return nil, failed(err)
+	}
 	env := environment(p.environ)
 	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }, onLogin: func(vault.Login) {}}
 	ms := mistakes{where: cfg.Where}

@@ -58,9 +58,6 @@ type sidecar struct {
 // newSidecar makes a sidecar from what [prepare] checked, opens its listeners and writes the CA's
 // files.
 func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
-	if err := harden(); err != nil {
-		return nil, failed(err)
-	}
 	debug.SetMemoryLimit(memoryLimit)
 	sc := &sidecar{
 		cfg: s.cfg, policyFile: s.policyFile, log: log, session: s.session, began: time.Now(),

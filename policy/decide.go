@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Request is what a policy decides on.
@@ -10,6 +11,20 @@ type Request struct {
 	Method    string
 	Target    Target
 	WebSocket bool // the request asks to become a WebSocket (RFC 6455)
+
+	// What follows is only looked at if a route that matches has conditions.
+
+	// Header is the header as it was received, by canonical name ("Content-Type"); it may be nil.
+	Header map[string][]string
+
+	// Body is the body; nil means that there is none.
+	Body Body
+
+	// Session is the session that the request belongs to.
+	Session Session
+
+	// Now is the time of the request. If it is zero, conditions on the time deny.
+	Now time.Time
 }
 
 // A Reason says why a decision is what it is. The set is closed.
@@ -28,6 +43,10 @@ const (
 	EncodedSlashNotAllowed   Reason = "encoded_slash_not_allowed"   // the route that decides takes no %2F
 	EncodedPercentNotAllowed Reason = "encoded_percent_not_allowed" // the route that decides takes nothing encoded twice
 
+	ConditionNotMet   Reason = "condition_not_met"   // all that match but for their conditions have one that is false
+	ConditionFailed   Reason = "condition_failed"    // a condition could not be evaluated
+	BodyNotAcceptable Reason = "body_not_acceptable" // a condition needs a body, and cannot be sure of this one
+
 	TunnelOnly Reason = "tunnel_only" // connections to the host are tunnelled; no route decides its requests
 )
 
@@ -36,7 +55,8 @@ func Reasons() []Reason {
 	return []Reason{
 		Allowed, HostNotAllowed, SchemeNotAllowed, PortNotAllowed,
 		PathNotAllowed, MethodNotAllowed, WebSocketNotAllowed,
-		EncodedSlashNotAllowed, EncodedPercentNotAllowed, TunnelOnly,
+		EncodedSlashNotAllowed, EncodedPercentNotAllowed,
+		ConditionNotMet, ConditionFailed, BodyNotAcceptable, TunnelOnly,
 	}
 }
 
@@ -46,6 +66,10 @@ type Decision struct {
 	Reason Reason // [Allowed] if Allow; empty in the zero Decision only
 	Route  *Route // the route that allows; nil if denied
 	Path   string // the pattern of the route that the path matches; empty if denied
+
+	// Detail says which condition failed and how, if Reason is [ConditionFailed] or
+	// [BodyNotAcceptable]. It holds nothing of the request.
+	Detail string
 }
 
 // An origin is what a route names of a request before its path.
@@ -149,16 +173,25 @@ func parentOf(host string) string {
 }
 
 // Decide says whether r may be sent, and by which route. The package comment says which route
-// decides where several match. Its cost does not depend on the number of routes, and it
-// allocates nothing when it allows. A request with a zero Target is denied.
-func (p *Policy) Decide(r Request) Decision {
+// decides where several match. Its cost does not depend on the number of routes, and without
+// conditions it allocates nothing when it allows. A request with a zero Target is denied.
+func (p *Policy) Decide(r Request) Decision { return p.decide(&r, nil) }
+
+// decide is Decide with an evaluation to use, which may be nil.
+func (p *Policy) decide(r *Request, ev *evaluation) Decision {
 	exact, wildcard := p.index.lookup(r.Target.Scheme, r.Target.Authority)
 	q := probe{path: r.Target.Path, method: r.Method}
 	e := find(exact, wildcard, &q)
 	if e == nil {
 		return Decision{Reason: p.denial(r, exact, wildcard)}
 	}
-	if reason := ungranted(e.route, &r); reason != "" {
+	if e.route.conditioned() {
+		if ev == nil {
+			ev = &evaluation{request: *r}
+		}
+		return ev.decide(exact, wildcard)
+	}
+	if reason := ungranted(e.route, r); reason != "" {
 		return Decision{Reason: reason}
 	}
 	return Decision{Allow: true, Reason: Allowed, Route: e.route, Path: e.path}
@@ -180,7 +213,7 @@ func find(exact, wildcard *site, q *probe) *end {
 }
 
 // denial returns why no route matches r wholly.
-func (p *Policy) denial(r Request, exact, wildcard *site) Reason {
+func (p *Policy) denial(r *Request, exact, wildcard *site) Reason {
 	if tunnelOf(exact, wildcard) != nil {
 		return TunnelOnly
 	}

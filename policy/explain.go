@@ -21,6 +21,16 @@ type Explanation struct {
 	// Misses are the routes that came nearest to allowing a denied request, the nearest first,
 	// at most five.
 	Misses []Miss
+
+	// Conditions are the conditions that were evaluated to decide, in that order.
+	Conditions []ConditionValue
+}
+
+// A ConditionValue is what a condition of a route comes to on a request.
+type ConditionValue struct {
+	Route     *Route
+	Condition string // one of the route's Conditions
+	Value     string // "true", "false", or "error: " and what is wrong; it holds nothing of the request
 }
 
 // A Miss is a route that did not match a request, and all that keeps it from matching.
@@ -32,7 +42,9 @@ type Miss struct {
 // Explain returns what [Policy.Decide] returns and, for a denied request, the nearest misses.
 // It looks at every route: it is for people, not for the way of a request.
 func (p *Policy) Explain(r Request) Explanation {
-	e := Explanation{Decision: p.Decide(r)}
+	ev := evaluation{request: r, trace: true}
+	e := Explanation{Decision: p.decide(&r, &ev)}
+	e.Conditions = ev.values
 	if e.Allow {
 		return e
 	}
@@ -42,7 +54,7 @@ func (p *Policy) Explain(r Request) Explanation {
 	}
 	var near []ranked
 	for _, route := range p.routes {
-		if m, distance, ok := missOf(route, r); ok {
+		if m, distance, ok := missOf(route, &ev); ok {
 			near = append(near, ranked{m, distance})
 		}
 	}
@@ -53,10 +65,11 @@ func (p *Policy) Explain(r Request) Explanation {
 	return e
 }
 
-// missOf says what keeps route from allowing r and how far it is from it; ok is false if the
+// missOf says what keeps route from allowing the request of ev and how far it is from it; ok is false if the
 // hosts have nothing to do with each other, or if nothing differs.
-func missOf(route *Route, r Request) (m Miss, distance int, ok bool) {
+func missOf(route *Route, ev *evaluation) (m Miss, distance int, ok bool) {
 	m.Route = route
+	r := &ev.request
 	differ := func(weight int, format string, args ...any) {
 		m.Differs = append(m.Differs, fmt.Sprintf(format, args...))
 		distance += weight
@@ -87,6 +100,11 @@ func missOf(route *Route, r Request) (m Miss, distance int, ok bool) {
 		}
 		differ(10-min(sharedSegments(route.patterns, t.Path), 8), "path: %s does not match %s%s", shown(t.Path), orList(route.Paths), note)
 	}
+	if len(m.Differs) == 0 {
+		if condition, value := ev.unmet(route); condition != "" {
+			differ(2, "%s is %s", condition, value)
+		}
+	}
 	if !slices.Contains(route.Methods, r.Method) {
 		oneOf := ""
 		if len(route.Methods) > 1 {
@@ -104,6 +122,21 @@ func missOf(route *Route, r Request) (m Miss, distance int, ok bool) {
 		differ(3, "path: it is encoded twice (%%25); the route does not have allow_encoded_percent: true")
 	}
 	return m, distance, len(m.Differs) > 0
+}
+
+// unmet returns the first condition of route that does not hold, and its value. It returns "" if
+// all hold, or if no pattern of route matches the path.
+func (ev *evaluation) unmet(route *Route) (condition, value string) {
+	i := slices.IndexFunc(route.patterns, func(p pattern) bool { return p.matches(ev.request.Target.Path) })
+	if i < 0 || !route.conditioned() {
+		return "", ""
+	}
+	ev.cost = 0
+	if met, _ := ev.check(route, route.Paths[i]); met {
+		return "", ""
+	}
+	last := ev.values[len(ev.values)-1]
+	return last.Condition, last.Value
 }
 
 // matchesHost reports whether a route's host covers host.
@@ -201,9 +234,9 @@ func shown(s string) string {
 }
 
 // AllowedOn lists for people what the policy allows on a, under either scheme: lines such as
-// "GET, HEAD /repos/acme/**" or "CONNECT, tunnelled uninspected", sorted, at most 20. Where no
-// route names a's port, it lists the ports and schemes under which the host is named, as
-// "https://api.test:8443". It is nil if no route names the host.
+// "GET, HEAD /repos/acme/**", "POST /graphql (with conditions)" or "CONNECT, tunnelled
+// uninspected", sorted, at most 20. Where no route names a's port, it lists the ports and schemes
+// under which the host is named, as "https://api.test:8443". It is nil if no route names the host.
 func (p *Policy) AllowedOn(a Authority) []string {
 	var lines []string
 	for _, scheme := range []string{"https", "http"} {
@@ -230,6 +263,9 @@ func allowedBy(r *Route) []string {
 	lines := make([]string, len(r.Paths))
 	for i, path := range r.Paths {
 		lines[i] = strings.Join(r.Methods, ", ") + " " + path
+		if r.conditioned() {
+			lines[i] += " (with conditions)"
+		}
 	}
 	return lines
 }

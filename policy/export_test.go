@@ -20,3 +20,6 @@ func OfRoutes(routes []*Route) *Policy {
 
 // NeedsOf returns whether the path of t needs an encoded slash, and double encoding.
 func NeedsOf(t Target) (slash, percent bool) { return t.needs.encodedSlash, t.needs.encodedPercent }
+
+// ParseJSON reads src as a body.
+func ParseJSON(src []byte) (any, error) { return parseJSON(src) }

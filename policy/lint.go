@@ -22,8 +22,8 @@ func lintPath(r *Route, p pattern, path strictyaml.Value) {
 	switch {
 	case writes && p.shape() == "/**":
 		path.Warn("the credential may do anything on the host that it can do at all", "write the paths and methods that the role needs")
-	case slices.Contains(r.Methods, "POST") && p.last() == "graphql":
-		path.Warn("one path of GraphQL reads and writes everything: paths and methods say little here", "give the credential itself fewer rights")
+	case slices.Contains(r.Methods, "POST") && p.last() == "graphql" && r.GraphQL == nil:
+		path.Warn("one path of GraphQL reads and writes everything: paths and methods say little here", "write graphql, or give the credential itself fewer rights")
 	case slices.Contains(r.Methods, "POST") && p.batches():
 		path.Warn("a batch carries requests to other paths, which are not decided: paths and methods say little here", "remove the path if the role can do without it")
 	}

@@ -131,7 +131,7 @@ routes:
 func TestWarnings(t *testing.T) {
 	const (
 		wide    = "the credential may do anything on the host that it can do at all; write the paths and methods that the role needs"
-		graphql = "one path of GraphQL reads and writes everything: paths and methods say little here; give the credential itself fewer rights"
+		graphql = "one path of GraphQL reads and writes everything: paths and methods say little here; write graphql, or give the credential itself fewer rights"
 		batch   = "a batch carries requests to other paths, which are not decided: paths and methods say little here; remove the path if the role can do without it"
 		under   = "the credential goes to every name under example.com; write the hosts that need it"
 	)

@@ -3,6 +3,7 @@ package policy_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -89,7 +90,7 @@ func comparePaths(a, b []string) int {
 
 // oracle decides by looking at every candidate and comparing each with the best so far.
 func oracle(cs []candidate, r policy.Request) policy.Decision {
-	var best *candidate
+	var matching []*candidate
 	var host, scheme, origin, path bool
 	if oracleTunnel(cs, r.Target) != nil {
 		return policy.Decision{Reason: policy.TunnelOnly}
@@ -109,11 +110,16 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 			continue
 		}
 		path = true
-		if slices.Contains(c.route.Methods, r.Method) && (best == nil || c.beats(best)) {
-			best = c
+		if slices.Contains(c.route.Methods, r.Method) {
+			matching = append(matching, c)
 		}
 	}
+	best, failed := oracleConditions(matching, r)
 	switch {
+	case failed:
+		return policy.Decision{Reason: policy.ConditionFailed}
+	case best == nil && len(matching) > 0:
+		return policy.Decision{Reason: policy.ConditionNotMet}
 	case best != nil && r.WebSocket && !best.route.WebSocket:
 		return policy.Decision{Reason: policy.WebSocketNotAllowed}
 	case best != nil && !best.route.AllowEncodedSlash && slashIn(r.Target.Path):
@@ -174,6 +180,9 @@ func (c *candidate) beats(d *candidate) bool {
 	if len(c.route.Methods) != len(d.route.Methods) {
 		return len(c.route.Methods) < len(d.route.Methods)
 	}
+	if (c.route.When == "") != (d.route.When == "") {
+		return c.route.When != ""
+	}
 	return c.index < d.index
 }
 
@@ -191,6 +200,9 @@ func tied(routes []*policy.Route) bool {
 			inD := func(m string) bool { return slices.Contains(d.route.Methods, m) }
 			all := func(ms []string, in func(string) bool) bool {
 				return !slices.ContainsFunc(ms, func(m string) bool { return !in(m) })
+			}
+			if (c.route.When == "") != (d.route.When == "") && len(c.route.Methods) == len(d.route.Methods) {
+				continue
 			}
 			cInD, dInC := all(c.route.Methods, inD), all(d.route.Methods, inC)
 			if slices.ContainsFunc(c.route.Methods, inD) && cInD == dInC {
@@ -239,6 +251,9 @@ func drawRoute(t *rapid.T, i int) *policy.Route {
 		AllowEncodedSlash:   seldom("slash"),
 		AllowEncodedPercent: seldom("percent"),
 	}
+	if rapid.IntRange(0, 3).Draw(t, "conditioned") == 0 {
+		r.When = rapid.SampledFrom(slices.Sorted(maps.Keys(conditions))).Draw(t, "when")
+	}
 	exact := []string{"a", "b", "*", "*", "{x}"}
 	if r.AllowEncodedSlash {
 		exact = append(exact, "a%2Fb")
@@ -278,8 +293,12 @@ func file(routes []*policy.Route) string {
 			b.WriteString("tunnel: true}\n")
 			continue
 		}
-		fmt.Fprintf(&b, "methods: [%s], paths: ['%s'], websocket: %v, allow_encoded_slash: %v, allow_encoded_percent: %v}\n",
+		fmt.Fprintf(&b, "methods: [%s], paths: ['%s'], websocket: %v, allow_encoded_slash: %v, allow_encoded_percent: %v",
 			strings.Join(r.Methods, ", "), strings.Join(r.Paths, "', '"), r.WebSocket, r.AllowEncodedSlash, r.AllowEncodedPercent)
+		if r.When != "" {
+			fmt.Fprintf(&b, ", when: '%s'", r.When)
+		}
+		b.WriteString("}\n")
 	}
 	return b.String()
 }
@@ -302,6 +321,12 @@ func drawRequest(t *rapid.T) policy.Request {
 		Method:    rapid.SampledFrom([]string{"GET", "POST", "PUT", "DELETE", ""}).Draw(t, "method"),
 		Target:    target,
 		WebSocket: rapid.IntRange(0, 9).Draw(t, "websocket") == 0,
+		Header: rapid.SampledFrom([]map[string][]string{
+			{"Content-Type": {"application/json"}, "X-A": {"1"}},
+			{"Content-Type": {"application/json"}, "X-A": {"2"}},
+			{"Content-Type": {"application/json"}},
+		}).Draw(t, "header"),
+		Body: rapid.SampledFrom([]text{"1", "2", "?"}).Draw(t, "body"),
 	}
 }
 
@@ -333,6 +358,15 @@ func TestDecideAgreesWithOracle(t *testing.T) {
 		for range 40 {
 			r := drawRequest(t)
 			got, want := p.Decide(r), oracle(cs, r)
+			if got.Reason == policy.ConditionFailed || got.Reason == policy.BodyNotAcceptable {
+				if got.Detail == "" {
+					t.Fatalf("%s %s: no detail", r.Method, r.Target)
+				}
+				want.Detail = got.Detail
+			}
+			if got.Reason == policy.BodyNotAcceptable && want.Reason == policy.ConditionFailed {
+				want.Reason = got.Reason
+			}
 			if got != want {
 				t.Fatalf("%s %s: got %+v, want %+v\n%s", r.Method, r.Target, got, want, file(routes))
 			}

@@ -3,8 +3,11 @@ package policy
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
+
+	"cel.dev/cel-go/cel"
 
 	"github.com/sidekey/sidekey/internal/strictyaml"
 )
@@ -15,9 +18,13 @@ import (
 func Parse(filename string, src []byte) (*Policy, error) {
 	doc, root := strictyaml.Parse(filename, src)
 	sum := sha256.Sum256(src)
-	d := decoder{policy: &Policy{sha256: hex.EncodeToString(sum[:])}}
+	d := decoder{policy: &Policy{sha256: hex.EncodeToString(sum[:])}, source: newSource(src)}
 	d.decode(root)
 	if err := doc.Err(); err != nil {
+		var mistakes Mistakes
+		if errors.As(err, &mistakes) {
+			d.putInside(mistakes)
+		}
 		return nil, err
 	}
 	d.policy.warnings = doc.Warnings()
@@ -35,6 +42,10 @@ type decoder struct {
 	used        map[string]bool // credentials that a route names
 	ties        map[tieKey][]claim
 	hosts       map[Authority][]named
+
+	source source             // the file
+	inside map[Mistake]string // places of mistakes inside of texts
+	cel    *cel.Env           // nil before the first condition
 }
 
 func (d *decoder) decode(root strictyaml.Value) {
@@ -42,6 +53,7 @@ func (d *decoder) decode(root strictyaml.Value) {
 	d.used = map[string]bool{}
 	d.ties = map[tieKey][]claim{}
 	d.hosts = map[Authority][]named{}
+	d.inside = map[Mistake]string{}
 	m := root.Mapping("version", "role", "description", "mode", "credentials", "routes", "tests")
 
 	version := m.Need("version", "write version: 1")

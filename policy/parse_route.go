@@ -14,9 +14,17 @@ var accessMethods = map[string][]string{
 	"read-write": {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"},
 }
 
+// routeKeys are the keys of a route; a tunnel may have tunnelKeys only.
+var (
+	routeKeys = []string{
+		"name", "host", "access", "methods", "paths", "query", "headers", "content_type", "grpc", "graphql", "when", "credential", "reason", "websocket",
+		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "tunnel",
+	}
+	tunnelKeys = []string{"name", "host", "reason", "tunnel"}
+)
+
 func (d *decoder) decodeRoute(v strictyaml.Value) {
-	m := v.Mapping("name", "host", "access", "methods", "paths", "credential", "reason", "websocket",
-		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "tunnel")
+	m := v.Mapping(routeKeys...)
 	r := &Route{Where: v.Where(), order: len(d.policy.routes)}
 	d.policy.routes = append(d.policy.routes, r)
 
@@ -38,7 +46,12 @@ func (d *decoder) decodeRoute(v strictyaml.Value) {
 	if m.Has("tunnel") && !readable && !m.Has("paths") {
 		return // a tunnel misspelt: that it has no paths is no second mistake
 	}
-	r.Methods = decodeMethods(m)
+	var calls []strictyaml.Value
+	if m.Has("grpc") {
+		calls = d.decodeGRPC(m, r)
+	} else {
+		r.Methods = decodeMethods(m)
+	}
 	r.AllowEncodedSlash, _ = m.Get("allow_encoded_slash").Bool()
 	r.AllowEncodedPercent, _ = m.Get("allow_encoded_percent").Bool()
 	r.AllowMinting, _ = m.Get("allow_minting").Bool()
@@ -51,7 +64,14 @@ func (d *decoder) decodeRoute(v strictyaml.Value) {
 	if r.Credential != "" && strings.HasPrefix(r.Host, "*.") {
 		host.Warn(fmt.Sprintf("the credential goes to every name under %s", r.Host[2:]), "write the hosts that need it")
 	}
-	d.decodePaths(m.Need("paths", `write ["/**"] for every path`), r)
+	d.decodeMatches(m, r)
+	checked := d.decodeWhen(m.Get("when"), r)
+	if r.GRPC != nil {
+		d.addCalls(calls, r)
+	} else {
+		d.decodePaths(m.Need("paths", `write ["/**"] for every path`), r)
+	}
+	d.checkParams(m.Get("when"), checked, r)
 }
 
 func (d *decoder) decodeRouteName(m strictyaml.Mapping, r *Route) {
@@ -172,10 +192,30 @@ func (d *decoder) decodePaths(v strictyaml.Value, r *Route) {
 			continue
 		}
 		shapes[shape] = item.Line()
-		r.Paths = append(r.Paths, s)
-		r.patterns = append(r.patterns, p)
-		d.checkTie(r, shape, item)
-		lintPath(r, p, item)
+		d.addPath(r, s, p, item)
+	}
+}
+
+// addPath adds the pattern p, whose text is s, to r. item is its place in the file.
+func (d *decoder) addPath(r *Route, s string, p pattern, item strictyaml.Value) {
+	r.Paths = append(r.Paths, s)
+	r.patterns = append(r.patterns, p)
+	d.checkTie(r, p.shape(), item)
+	lintPath(r, p, item)
+}
+
+// addCalls adds the paths that the gRPC calls of r have. items are their places in the file.
+func (d *decoder) addCalls(items []strictyaml.Value, r *Route) {
+	for i, s := range r.GRPC.paths() {
+		if i >= len(items) {
+			return
+		}
+		p, _, msg, hint := parsePattern(s)
+		if msg != "" {
+			items[i].Wrong(msg, hint)
+			continue
+		}
+		d.addPath(r, s, p, items[i])
 	}
 }
 
@@ -211,17 +251,41 @@ func (d *decoder) checkTie(r *Route, shape string, path strictyaml.Value) {
 	key := tieKey{origin{r.Scheme, r.Host, r.Port}, shape}
 	for _, c := range d.ties[key] {
 		differs := differentEffect(c.route, r)
-		if differs == "" && slices.Equal(c.route.Methods, r.Methods) {
+		if differs == "" && slices.Equal(c.route.Methods, r.Methods) && !c.route.conditioned() && !r.conditioned() {
 			return // c stands for r in all comparisons to come
 		}
-		if differs == "" || !methodsTie(c.route.Methods, r.Methods) {
+		if differs == "" && c.route.conditioned() != r.conditioned() {
+			warnPointless(c, claim{r, path})
+		}
+		if differs == "" || !methodsTie(c.route.Methods, r.Methods) || conditionsDecide(c.route, r) {
 			continue
 		}
+		hint := "make the paths or the methods of one narrower"
+		if c.route.conditioned() && r.conditioned() {
+			hint = "let their conditions exclude each other"
+		}
 		path.Wrong(fmt.Sprintf("matches the same requests as the path at %s, of route %s with another %s", c.path.Where(), c.route.Name, differs),
-			fmt.Sprintf("give both routes the same %s, or make the paths or the methods of one narrower", differs))
+			fmt.Sprintf("give both routes the same %s, or %s", differs, hint))
 		return
 	}
 	d.ties[key] = append(d.ties[key], claim{r, path})
+}
+
+// warnPointless warns if one of two routes that do the same, the one with conditions, allows nothing
+// that the other does not.
+func warnPointless(narrow, wide claim) {
+	if wide.route.conditioned() {
+		narrow, wide = wide, narrow
+	}
+	if !slices.ContainsFunc(narrow.route.Methods, func(m string) bool { return !slices.Contains(wide.route.Methods, m) }) {
+		narrow.path.Warn(fmt.Sprintf("the conditions change nothing here: route %s, at %s, allows the same without them", wide.route.Name, wide.path.Where()),
+			"remove one of the two, or narrow the other")
+	}
+}
+
+// conditionsDecide reports whether two routes whose methods tie cannot tie as a whole.
+func conditionsDecide(a, b *Route) bool {
+	return len(a.Methods) == len(b.Methods) && a.conditioned() != b.conditioned() || exclusive(a, b)
 }
 
 // differentEffect returns the first key in which two routes differ that matters once a request

@@ -118,6 +118,9 @@ func TestParseFull(t *testing.T) {
 		{Name: "encoded", Scheme: "https", Host: "s3.example", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/b%2Fc/%2520/**"}, AllowEncodedSlash: true, AllowEncodedPercent: true, Where: "full.yaml:38:5"},
 		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, WebSocket: true, Outlive: true, Where: "full.yaml:39:5"},
 		{Name: "tunnel", Scheme: "https", Host: "*.pinned.example", Port: 8443, Tunnel: true, Reason: "the client pins its certificate", Where: "full.yaml:40:5"},
+		{Name: "matches", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"PUT"}, Paths: []string{"/x"}, Query: map[string][]string{"state": {"open"}, "a b": {"c", "d"}}, Headers: map[string][]string{"X-Run": {"a", "b"}}, ContentTypes: []string{"application/xml"}, When: `now < timestamp("2027-01-01T00:00:00Z")`, Where: "full.yaml:41:5"},
+		{Name: "grpc", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"POST"}, Paths: []string{"/acme.v1.Builds/GetBuild"}, GRPC: &policy.GRPC{Service: "acme.v1.Builds", Methods: []string{"GetBuild"}}, Where: "full.yaml:42:5"},
+		{Name: "graphql", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"POST"}, Paths: []string{"/graphql"}, GraphQL: &policy.GraphQL{Type: "mutation", Operations: []string{"addComment", "addReaction"}}, Where: "full.yaml:43:5"},
 	}
 	if diff := cmp.Diff(p.Routes(), wantRoutes, cmpopts.IgnoreUnexported(policy.Route{})); diff != "" {
 		t.Errorf("routes (-got +want)\n%s", diff)

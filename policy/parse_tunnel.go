@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sidekey/sidekey/internal/strictyaml"
 )
@@ -21,8 +22,8 @@ func (d *decoder) decodeTunnel(m strictyaml.Mapping, r *Route) {
 		d.used[s] = true // the mistake is this one; that no route carries it is none of its own
 		m.Key("credential").Wrong("a tunnel carries no credential: what is in it cannot be changed", "remove credential, or remove tunnel")
 	}
-	for _, key := range []string{"access", "methods", "paths", "websocket", "replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting"} {
-		if m.Has(key) {
+	for _, key := range routeKeys {
+		if key != "credential" && !slices.Contains(tunnelKeys, key) && m.Has(key) {
 			m.Key(key).Wrong("a tunnel is not looked into: everything in it is let through", fmt.Sprintf("remove %s, or remove tunnel", key))
 		}
 	}

@@ -29,11 +29,20 @@
 //     these before **; after a ** at the same place, the longer rest, then its segments from
 //     the left;
 //  3. then the smaller set of methods;
-//  4. then the earlier in the file.
+//  4. then a route with conditions before one without;
+//  5. then the earlier in the file.
 //
 // A route that does not match wholly never hides one that does: a more specific path for
 // another method changes nothing. WebSocket and the two encodings are not matched but granted:
 // if the route that decides does not grant what a request needs, the request is denied.
+//
+// # Conditions
+//
+// A route can ask for more: of the query, the header, the body, the session. If one of its
+// conditions is false, the route does not match, and the next less specific one is looked at. If
+// one cannot be evaluated, because a body is not what it should be or an expression fails, the
+// request is denied, whatever less specific routes say. The body is read only if the search comes
+// to a route that needs it; what a condition names is read before the condition is evaluated.
 //
 // # Tunnels
 //
@@ -270,9 +279,30 @@ type Route struct {
 	// it, a route that can reach an endpoint known to return one does not load.
 	AllowMinting bool
 
+	// Query holds the parameters that the query must have, decoded, with the values that they may
+	// have; nil if the file asks for none.
+	Query map[string][]string
+
+	// Headers holds the header fields that there must be, by canonical name, with the values that
+	// they may have; nil if the file asks for none.
+	Headers map[string][]string
+
+	// ContentTypes are the media types of which the content must be one; nil if the file asks for
+	// none.
+	ContentTypes []string
+
+	// GRPC and GraphQL are nil for a route of any other requests.
+	GRPC    *GRPC
+	GraphQL *GraphQL
+
+	// When is a condition in CEL, as the file has it; empty if there is none. All conditions are
+	// in [Route.Conditions].
+	When string
+
 	// Where is the route's place in the file, "file:line:column".
 	Where string
 
-	order    int // index in the file
-	patterns []pattern
+	order      int // index in the file
+	patterns   []pattern
+	conditions []condition
 }

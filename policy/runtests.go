@@ -19,7 +19,7 @@ type test struct {
 }
 
 func (d *decoder) decodeTest(v strictyaml.Value) {
-	m := v.Mapping("request", "expect", "route", "reason", "websocket")
+	m := v.Mapping("request", "headers", "body", "session", "now", "expect", "route", "reason", "websocket")
 	t := test{where: v.Where()}
 	request := m.Need("request", "write METHOD URL, such as request: GET https://api.example.com/x")
 	if s, ok := request.Text(); ok {
@@ -33,6 +33,7 @@ func (d *decoder) decodeTest(v strictyaml.Value) {
 	if t.request.WebSocket, _ = m.Get("websocket").Bool(); t.request.WebSocket && t.request.Method == connect {
 		m.Key("websocket").Wrong("a tunnel is not looked into: nothing in it is a WebSocket", "remove websocket")
 	}
+	d.decodeTestRequest(m, &t.request)
 	if s, ok := nonEmpty(m.Get("route")); ok {
 		t.route = s
 		var known []string

@@ -85,6 +85,12 @@ func TestSchemaRefuses(t *testing.T) {
 		{"allow_minting: true", "allow_minting: maybe"}, {"replay: safe", "replay: true"}, {"credential: env, replay", "replay"},
 		{"websocket: true, outlive", "outlive"}, {"websocket: true, outlive", "websocket: false, outlive"}, {"outlive: true", "outlive: 1"},
 		{"tunnel: true", "tunnel: true, replay: safe"}, {"tunnel: true", "tunnel: true, outlive: true"}, {"websocket: true, expect", "websocket: 1, expect"},
+		{"type: mutation", "type: mutate"}, {"type: mutation, ", ""}, {"operations: [addComment", "operations: [add-comment"}, {"operations: [addComment, addReaction]", "operations: []"},
+		{"methods: [POST], graphql", "methods: [POST, PUT], graphql"}, {"methods: [POST], graphql", "access: read-write, graphql"}, {"service: acme.v1.Builds", "service: /acme.v1.Builds"},
+		{"service: acme.v1.Builds", "servise: acme.v1.Builds"}, {"grpc: {", `paths: ["/**"], grpc: {`}, {"[GetBuild]", "[Builds/GetBuild]"}, {"grpc: {", "methods: [POST], grpc: {"},
+		{"[application/xml]", "[application/XML]"}, {"[application/xml]", "[xml]"}, {"[application/xml]", `["application/xml; charset=utf-8"]`}, {"state: open", "state: 1"}, {"state: open", "state: []"},
+		{"X-Run: [a, b]", "X-Run: [a, a]"}, {"X-Run: [a, b]", `"X Run": [a, b]`}, {"X-Run: [a, b]", "X-Run: {}"}, {`when: now < timestamp("2027-01-01T00:00:00Z")`, "when: 1"}, {`"2026-12-01T09:30:00Z"`, "tomorrow"},
+		{"requested_by: ann", "requested-by: ann"},
 		{"CONNECT a.pinned.example:8443", "CONNECT a.pinned.example"}, {"expect: tunnel", "expect: tunnels"},
 	} {
 		changed := strings.Replace(good, tt.old, tt.new, 1)
@@ -113,8 +119,8 @@ credentials:
   x: {from: {exec: {zzzzzzzz: 1}}, inject: {header: {zzzzzzzz: 1}}}
   e: {from: {env: {zzzzzzzz: 1}}, inject: {query: {zzzzzzzz: 1}}}
   j: {from: {vault: {jwt: {zzzzzzzz: 1}}}, inject: {client_certificate: {zzzzzzzz: 1}}}
-routes: [{zzzzzzzz: 1}]
-tests: [{zzzzzzzz: 1}]
+routes: [{grpc: {zzzzzzzz: 1}, zzzzzzzz: 1}, {graphql: {zzzzzzzz: 1}}]
+tests: [{session: {zzzzzzzz: 1}, zzzzzzzz: 1}]
 zzzzzzzz: 1
 `
 	_, err := policy.Parse("p", []byte(source))
@@ -124,7 +130,7 @@ zzzzzzzz: 1
 	}
 	place := strings.NewReplacer(
 		"credentials.a.", "", "credentials.v.", "", "credentials.f.", "", "credentials.x.", "", "credentials.e.", "", "credentials.j.", "",
-		"credentials.a", "credential", "routes[0]", "route", "tests[0]", "test",
+		"credentials.a", "credential", "routes[0]", "route", "routes[1]", "route", "tests[0]", "test",
 	)
 	decoder := map[string][]string{}
 	for _, m := range ms {
@@ -218,7 +224,7 @@ func TestDocsNameEveryKey(t *testing.T) {
 			t.Errorf("docs/policy.md does not name the reason %s", r)
 		}
 	}
-	if n := len(strings.Fields(docs)); n > 1500 {
+	if n := len(strings.Fields(docs)); n > 2100 {
 		t.Errorf("docs/policy.md has %d words; it is to be read in one go", n)
 	}
 }

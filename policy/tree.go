@@ -21,7 +21,7 @@ type rest struct {
 	tree     *node
 }
 
-// An end is the route that decides for one method among those with the same path shape, and the
+// An end is a route that may decide for one method among those with the same path shape, and the
 // pattern of it that ends here, as the file has it.
 type end struct {
 	method string
@@ -52,12 +52,28 @@ func (n *node) add(p pattern, path string, r *Route) {
 		}
 	}
 	for _, m := range r.Methods {
-		i := slices.IndexFunc(n.ends, func(e end) bool { return e.method == m })
+		n.insert(end{m, r, path})
+	}
+}
+
+// insert puts e among the ends of its method, the most specific first. Behind one without
+// conditions none is ever looked at, and so none is kept.
+func (n *node) insert(e end) {
+	at := len(n.ends)
+	for i, other := range n.ends {
 		switch {
-		case i < 0:
-			n.ends = append(n.ends, end{m, r, path})
-		case precedes(r, n.ends[i].route):
-			n.ends[i] = end{m, r, path}
+		case other.method != e.method:
+		case precedes(e.route, other.route):
+			at = min(at, i)
+		case !other.route.conditioned():
+			return
+		}
+	}
+	behind := n.ends[at:]
+	n.ends = append(slices.Clone(n.ends[:at]), e)
+	for _, other := range behind {
+		if other.method != e.method || e.route.conditioned() {
+			n.ends = append(n.ends, other)
 		}
 	}
 }
@@ -78,15 +94,20 @@ func precedes(a, b *Route) bool {
 	if len(a.Methods) != len(b.Methods) {
 		return len(a.Methods) < len(b.Methods)
 	}
+	if a.conditioned() != b.conditioned() {
+		return a.conditioned()
+	}
 	return a.order < b.order
 }
 
 // A probe is what the tree is searched for. anyMethod finds the first route by path alone;
-// it is a field of its own so that an empty method matches nothing.
+// it is a field of its own so that an empty method matches nothing. eval is what conditions are
+// evaluated with; if it is nil, they are not, and count as met.
 type probe struct {
 	path      string
 	method    string
 	anyMethod bool
+	eval      *evaluation
 }
 
 // find returns the first end below n for the segments of q.path that begin at i, or nil.
@@ -146,7 +167,11 @@ func lastSegments(path string, from, n int) (start int, ok bool) {
 
 func (n *node) end(q *probe) *end {
 	for i := range n.ends {
-		if e := &n.ends[i]; q.anyMethod || e.method == q.method {
+		e := &n.ends[i]
+		if !q.anyMethod && e.method != q.method {
+			continue
+		}
+		if q.eval == nil || q.eval.accepts(e) {
 			return e
 		}
 	}

@@ -1,17 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"log"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,78 +13,115 @@ import (
 	"time"
 
 	"github.com/sidekey/sidekey/audit"
-	"github.com/sidekey/sidekey/internal/mitmca"
 	"github.com/sidekey/sidekey/internal/realvault"
 )
 
-// A strictUpstream is an https server that takes nothing but the credentials it knows, at the paths
-// they are for, and keeps count of what else it gets.
-type strictUpstream struct {
-	base   string // https://api.test:PORT
-	caFile string
-	kv     string // good at /kv, as a bearer
-	aws    *realvault.AWS
-
-	mu   sync.Mutex
-	hits int
-	bad  []string
+// A badRequest is one that reached an upstream without a credential that is valid.
+type badRequest struct {
+	at   time.Time
+	what string
 }
 
-func newStrictUpstream(t *testing.T, kv string, aws *realvault.AWS) *strictUpstream {
+// A faultVault is a Vault with a KV secret, leased AWS keys and an AppRole, all short-lived, and an
+// upstream that keeps count of what it did not let in.
+type faultVault struct {
+	*realStage
+	auth string // vault.auth of the config
+
+	mu  sync.Mutex
+	bad []badRequest
+}
+
+func newFaultVault(t *testing.T, aws *realvault.AWS) *faultVault {
 	t.Helper()
-	ca, err := mitmca.New(mitmca.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &strictUpstream{base: "https://api.test:" + port(ln), caFile: filepath.Join(t.TempDir(), "upstream.crt"), kv: kv, aws: aws}
-	if err := os.WriteFile(u.caFile, ca.CertificatePEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{
-		Handler: u, ErrorLog: log.New(io.Discard, "", 0),
-		TLSConfig: &tls.Config{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return ca.Leaf(h.ServerName) }},
-	}
-	go srv.ServeTLS(ln, "", "")
-	t.Cleanup(func() { srv.Close() })
-	return u
+	v := &faultVault{realStage: newRealStage(t, realvault.Options{})}
+	v.keyValue(t)
+	v.vault.AWSRoles(t, aws)
+	v.vault.Write(t, "aws/config/lease", map[string]any{"lease": faultLife.String(), "lease_max": faultLife.String()})
+	v.allow(t, "aws/creds/user", "read")
+	v.allow(t, "sys/leases/revoke/aws/creds/user/*", "update")
+	v.auth = v.approle(t, faultLife.String())
+	v.up.check("kv", v.noting(v.up.checks["kv"]))
+	v.up.check("leased", v.noting(awsCheck(aws)))
+	return v
 }
 
-func (u *strictUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	got, good := r.Header.Values("Authorization"), false
-	switch id, secret, basic := r.BasicAuth(); {
-	case len(got) != 1:
-	case r.URL.Path == "/kv":
-		good = got[0] == "Bearer "+u.kv
-	case r.URL.Path == "/leased":
-		good = basic && u.aws.Accepts(id, secret)
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.hits++
-	if !good {
-		u.bad = append(u.bad, fmt.Sprintf("%s with %d bytes of credential in %d values", r.URL.Path, len(strings.Join(got, "")), len(got)))
-		w.WriteHeader(http.StatusTeapot)
+// noting makes c keep what it refuses, and refuse what has the header not exactly once.
+func (v *faultVault) noting(c credentialCheck) credentialCheck {
+	return func(r *http.Request) error {
+		got := r.Header.Values("Authorization")
+		err := c(r)
+		if err == nil && len(got) != 1 {
+			err = errors.New("not one Authorization")
+		}
+		if err != nil {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			what := fmt.Sprintf("%s with %d bytes in %d values: %v", r.URL.Path, len(strings.Join(got, "")), len(got), err)
+			v.bad = append(v.bad, badRequest{time.Now(), what})
+		}
+		return err
 	}
 }
 
-// check holds that nothing but credentials came.
-func (u *strictUpstream) check(t *testing.T) {
+// check holds that nothing reached the upstream without a credential that was valid.
+func (v *faultVault) check(t *testing.T, m *stallMeter) {
 	t.Helper()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if n := len(u.bad); n > 0 {
-		t.Errorf("the upstream got %d requests without a good credential: %.10q", n, u.bad)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, b := range v.bad {
+		if m.calm(b.at) {
+			t.Errorf("the upstream got %s", b.what)
+		}
 	}
 }
 
-// config is what the config has of the upstream.
-func (u *strictUpstream) config() string {
-	return fmt.Sprintf("upstream: {allow_cidrs: [127.0.0.1/32], resolve: {api.test: 127.0.0.1}, ca_file: %q}\naudit: {path: audit.jsonl}\n", u.caFile)
+// A stallMeter knows when this machine stood still, as a virtual one does when its host is busy. What
+// is measured meanwhile says nothing of Sidekey.
+type stallMeter struct {
+	mu     sync.Mutex
+	stalls []stall
 }
+
+type stall struct{ from, to time.Time }
+
+// newStallMeter returns a meter that runs until the test ends.
+func newStallMeter(t *testing.T) *stallMeter {
+	m := &stallMeter{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
+		const nap = 20 * time.Millisecond
+		for last := time.Now(); faultWait(ctx, nap); last = time.Now() {
+			if late := time.Since(last) - nap; late > 100*time.Millisecond {
+				m.mu.Lock()
+				m.stalls = append(m.stalls, stall{last.Add(nap), time.Now()})
+				m.mu.Unlock()
+			}
+		}
+	})
+	t.Cleanup(func() { cancel(); all.Wait() })
+	return m
+}
+
+// between returns for how long the machine stood still between two moments.
+func (m *stallMeter) between(from, to time.Time) (sum time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.stalls {
+		if s.from.Before(from) {
+			s.from = from
+		}
+		if s.to.After(to) {
+			s.to = to
+		}
+		sum += max(0, s.to.Sub(s.from))
+	}
+	return sum
+}
+
+// calm reports whether the machine did not stand still in the second before a moment.
+func (m *stallMeter) calm(at time.Time) bool { return m.between(at.Add(-time.Second), at) == 0 }
 
 // A steadyAgent asks for one URL every tenth of a second, whatever becomes of its earlier requests.
 type steadyAgent struct {
@@ -164,47 +195,23 @@ func (a *steadyAgent) first(status int, since time.Time) (sample, bool) {
 	return sample{}, false
 }
 
-// A use is what the trail says of one issuance or of one request that carried it.
-type use struct {
-	Event      audit.Event `json:"event"`
-	Time       time.Time   `json:"time"`
-	Credential string      `json:"credential"`
-	Issuance   string      `json:"issuance"`
-	IssuedAt   time.Time   `json:"issued_at"`
-	ExpiresAt  time.Time   `json:"expires_at"`
+// usableTo is when the cache hands an issuance out for the last time, or a little before that.
+func usableTo(issued audit.Entry) time.Time {
+	return issued.ExpiresAt.Add(-issued.ExpiresAt.Sub(issued.IssuedAt) / 20)
 }
 
-// usableTo is when the cache hands it out for the last time, or a little before that.
-func (u use) usableTo() time.Time { return u.ExpiresAt.Add(-u.ExpiresAt.Sub(u.IssuedAt) / 20) }
-
-// readTrail returns the issuances in a trail that is whole, and holds that no request carried one
-// that had expired.
-func readTrail(t *testing.T, file string) (issued []use) {
+// wantNoneExpired holds that no request carried an issuance that had expired.
+func wantNoneExpired(t *testing.T, trail []audit.Entry, m *stallMeter) {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := audit.Verify(bytes.NewReader(text)); err != nil {
-		t.Errorf("trail: %v", err)
-	}
 	expires := map[string]time.Time{}
-	late := 0
-	for line := range bytes.Lines(text) {
-		var u use
-		if err := json.Unmarshal(line, &u); err != nil {
-			t.Fatal(err)
-		}
-		switch {
-		case u.Event == audit.CredentialIssued:
-			issued = append(issued, u)
-			expires[u.Issuance] = u.ExpiresAt
-		case u.Event == audit.RequestIntent && !u.Time.Before(expires[u.Issuance]):
-			late++
+	for _, e := range trail {
+		switch e.Event {
+		case audit.CredentialIssued:
+			expires[e.Issuance] = e.ExpiresAt
+		case audit.RequestIntent:
+			if !e.Time.Before(expires[e.Issuance]) && m.calm(e.Time) {
+				t.Errorf("record %d: a request carries a credential that expired %v before", e.Seq, e.Time.Sub(expires[e.Issuance]))
+			}
 		}
 	}
-	if late > 0 {
-		t.Errorf("%d requests carried a credential that had expired", late)
-	}
-	return issued
 }

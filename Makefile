@@ -65,7 +65,14 @@ test-h2spec: build ## compare HTTP/2 inside a tunnel with bare net/http, by h2sp
 .PHONY: test-vault
 test-vault: ## run the tests against a real Vault (builds it: 5 minutes the first time)
 	bin=$$(bash tools/vaultd.sh) && pg=$$(bash tools/install-postgres.sh) && \
-		SIDEKEY_VAULTD="$$bin" SIDEKEY_POSTGRES="$$pg" $(GO) test $(TESTFLAGS) -count=1 -timeout 15m -parallel 6 -run RealVault ./internal/realvault ./vault ./cmd/sidekey
+		SIDEKEY_VAULTD="$$bin" SIDEKEY_POSTGRES="$$pg" $(GO) test $(TESTFLAGS) -p 1 -parallel 6 -count=1 -timeout 15m -run RealVault -skip '$(FLEET)' ./internal/realvault ./vault ./cmd/sidekey
+
+# What measures rather than checks, and needs a machine of its own.
+FLEET = RealVaultFleet|RealVaultThroughput|RealVaultPerSidecar
+
+.PHONY: test-fleet
+test-fleet: ## 500 sidecars before one real Vault, through three kinds of restart (3 minutes); prints tables
+	bin=$$(bash tools/vaultd.sh) && SIDEKEY_VAULTD="$$bin" $(GO) test -v -count=1 -timeout 20m -run '$(FLEET)' ./vault
 
 .PHONY: manifests
 manifests: ## check examples/kubernetes, with kubectl too where it is installed

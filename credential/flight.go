@@ -172,13 +172,18 @@ func backoff(n int, longest time.Duration) time.Duration {
 
 // newHeld returns iss, which came now, as the cache holds it, and how long it will live. Who uses
 // it loses a margin of that: half for the way from here to the record of the use, half for the way
-// from there to the upstream.
+// from there to the upstream. A source may tell an expiry of the wall clock alone; the deadlines made
+// here are on both clocks, so that setting the one does not prolong its life, and if it was set while
+// the source was asked, its life is what the source meant by it.
 func newHeld(iss *Issuance, now time.Time, clock func() time.Time) (h *held, life time.Duration) {
 	life = min(max(until(now, iss.ExpiresAt), 0), longestLife) // it may have expired while it was recorded
+	if meant := iss.ExpiresAt.Sub(iss.IssuedAt); meant >= shortestLife {
+		life = min(life, meant)
+	}
 	margin := min(life/20, 2*time.Second)
 	ahead := time.Duration(float64(life) * (2.0/3 + 0.2*(rand.Float64()-0.5))) // 2/3 of its life, +-10 % of it
-	iss.uses = &useGate{now: clock, until: iss.ExpiresAt.Add(-margin / 2)}
-	return &held{iss: iss, refreshAt: now.Add(ahead), usableTo: iss.ExpiresAt.Add(-margin)}, life
+	iss.uses = &useGate{now: clock, until: now.Add(life - margin/2)}
+	return &held{iss: iss, refreshAt: now.Add(ahead), usableTo: now.Add(life - margin)}, life
 }
 
 // before reports whether t is before deadline on the monotonic clock and on the wall clock: a

@@ -16,7 +16,7 @@ import (
 // fleetSize is how many sidecars there are in one process, and outage how long Vault is away.
 const (
 	fleetSize = 500
-	outage    = 6 * time.Second
+	outage    = 5 * time.Second
 
 	mayIssuePKI  = `path "pki/issue/agent" { capabilities = ["update"] }`
 	mayRevokePKI = `path "sys/leases/revoke/pki/issue/agent/*" { capabilities = ["update"] }`
@@ -34,9 +34,9 @@ var leasedPKI = vault.SourceConfig{
 // docs/scaling.md has what it prints. It is not parallel because other tests would change that.
 func TestRealVaultFleet(t *testing.T) {
 	srv := startReal(t, realvault.Options{TLS: true}, mayReadKV, mayIssuePKI, mayRevokePKI)
-	srv.PKI(t, "agent", "5m")
+	srv.PKI(t, "agent", "60s")
 	f := newFleet(t, fleetSize, realAppRole(t, srv, "10m"), []vault.SourceConfig{leasedPKI},
-		vault.SourceConfig{Path: realKV, Field: "api_key", MaxAge: 5 * time.Minute})
+		vault.SourceConfig{Path: realKV, Field: "api_key", MaxAge: time.Minute})
 	r := &reporter{t: t, srv: srv, fleet: f}
 	stop := f.start(t.Context(), 2*time.Second)
 	defer stop()
@@ -151,7 +151,7 @@ func (r *reporter) print() {
 
 // TestRealVaultFleetJitter shows what the jitter of logins is for: 500 sessions that started in the
 // same moment, while Vault was away, log in when it is back. Whoever else uses the machine can
-// blur that, so there are several attempts.
+// blur that, so there are three attempts.
 func TestRealVaultFleetJitter(t *testing.T) {
 	const window = 100 * time.Millisecond
 	for attempt := 1; ; attempt++ {
@@ -162,11 +162,12 @@ func TestRealVaultFleetJitter(t *testing.T) {
 				peak(without.dials, w), peak(with.dials, w), peak(without.logins, w), peak(with.logins, w))
 		}
 		t.Logf("logged in without jitter: %s; with it: %s", quantiles(without.took), quantiles(with.took))
-		if 2*peak(with.dials, window) <= peak(without.dials, window) && 5*peak(with.logins, window) <= 4*peak(without.logins, window) {
+		// Not by the logins: how many a busy Vault takes in at once is for the machine to say.
+		if 2*peak(with.dials, window) <= peak(without.dials, window) {
 			return
 		}
-		if attempt == 5 {
-			t.Fatal("want half of the connections and four fifths of the logins, with jitter")
+		if attempt == 3 {
+			t.Fatal("want at most half the connections with jitter")
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -138,11 +139,13 @@ func (st *faultStage) due() bool {
 func TestRealVaultFaults(t *testing.T) {
 	meter, aws := newStallMeter(t), realvault.StartAWS(t)
 	shared := newFaultVault(t, aws)
+	vaults := []*faultVault{shared}
 	var stages []*faultStage
 	for _, f := range allFaults() {
 		v := shared
 		if f.own {
 			v = newFaultVault(t, aws)
+			vaults = append(vaults, v)
 		}
 		stages = append(stages, newFaultStage(t, f, v, meter))
 	}
@@ -164,6 +167,11 @@ func TestRealVaultFaults(t *testing.T) {
 	})
 	back := func(st *faultStage) bool { return st.all(http.StatusOK, st.ended) && time.Since(st.ended) > faultLife }
 	inTurn(t, stages, "serve again", back, func(*faultStage) {})
+	var ending sync.WaitGroup
+	for _, st := range stages {
+		ending.Go(st.stop)
+	}
+	ending.Wait()
 
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
@@ -173,12 +181,10 @@ func TestRealVaultFaults(t *testing.T) {
 	}
 	w.Flush()
 	t.Logf("the machine stood still for %v\n%s", meter.between(stages[0].began, time.Now()), table.String())
-	for _, st := range stages {
-		if st.own || st.vault == shared {
-			st.vault.check(t, meter)
-		}
+	for _, v := range vaults {
+		v.check(t, meter)
+		v.gone(t) // what replies that were lost brought has ended with its token
 	}
-	shared.gone(t) // what replies that were lost brought has ended with its token
 }
 
 // statusOf returns the status of a GET; 0 if there is no answer.
@@ -205,16 +211,26 @@ func inTurn(t *testing.T, stages []*faultStage, what string, due func(*faultStag
 			return true
 		})
 		if time.Now().After(limit) {
-			t.Fatalf("%s: %s: not within %v\n%s", waiting[0].name, what, 2*patience, waiting[0].sv.stderr.String())
+			for _, st := range waiting {
+				t.Errorf("%s: did not %s within %v", st.name, what, 2*patience)
+				do(st)
+			}
+			return
 		}
 	}
 }
 
-// judge ends the stage and returns its line of the table.
-func (st *faultStage) judge(t *testing.T) string {
+// stop ends the agents and then serve; judge looks at how that ended.
+func (st *faultStage) stop() {
 	for _, a := range st.agents {
 		a.end()
 	}
+	_ = st.sv.stop()
+}
+
+// judge returns the stage's line of the table.
+func (st *faultStage) judge(t *testing.T) string {
+	t.Helper()
 	trail := wantEnded(t, st.sv)
 	wantNoneExpired(t, trail, st.meter)
 	issued := entriesOf(trail, audit.CredentialIssued)
@@ -276,7 +292,9 @@ func (st *faultStage) judgeAgent(t *testing.T, a *steadyAgent, issued []audit.En
 	if sc.served < sc.asked || sc.asked == 0 {
 		t.Errorf("%s: %d of %d requests were served before the credential expired", a.credential, sc.served, sc.asked)
 	}
-	if !st.works {
+	if first.status == 0 {
+		t.Errorf("%s: never served again", a.credential)
+	} else if !st.works {
 		refused, _ := a.first(http.StatusServiceUnavailable, st.began)
 		sc.delay = refused.done.Sub(expiry)
 		sc.back = first.done.Sub(st.ended) - st.meter.between(st.ended, first.done)

@@ -227,10 +227,21 @@ func databaseCheck(db *realvault.Database) credentialCheck {
 		mu.Lock()
 		v, ok := of[user+":"+password]
 		if !ok || time.Since(v.asked) > verdictLife {
-			v = verdict{time.Now(), sync.OnceValue(func() error { return db.Login(context.Background(), user, password) })}
+			v = verdict{time.Now(), sync.OnceValue(func() error { return databaseLogin(db, user, password) })}
 			of[user+":"+password] = v
 		}
 		mu.Unlock()
 		return v.err()
 	}
+}
+
+// databaseLogin logs in once, and again where it is not PostgreSQL that says no.
+func databaseLogin(db *realvault.Database, user, password string) (err error) {
+	for range 5 {
+		err = db.Login(context.Background(), user, password)
+		if err == nil || strings.Contains(err.Error(), "authentication failed") {
+			return err
+		}
+	}
+	return err
 }

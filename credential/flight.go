@@ -93,7 +93,7 @@ func (c *Cache) obtain(f *flight) (*Issuance, error) {
 	if err != nil {
 		return nil, err
 	}
-	iss.ID, iss.Credential = id, c.cfg.Name
+	iss.ID, iss.Credential, iss.ExpiresAt = id, c.cfg.Name, endOf(iss, c.cfg.Now())
 	c.mu.Lock()
 	f.answered, iss.Replaces = true, f.replaces
 	c.mu.Unlock()
@@ -170,20 +170,26 @@ func backoff(n int, longest time.Duration) time.Duration {
 	return base/2 + rand.N(ceiling-base/2)
 }
 
+// endOf returns when iss, which came now, expires, on both clocks: a source may tell it of the wall
+// clock alone, and setting that back must not prolong a life. If it was set while the source was
+// asked, the life is what the source meant by it.
+func endOf(iss *Issuance, now time.Time) time.Time {
+	left := until(now, iss.ExpiresAt)
+	if meant := iss.ExpiresAt.Sub(iss.IssuedAt); meant >= shortestLife {
+		left = min(left, meant)
+	}
+	return now.Add(left)
+}
+
 // newHeld returns iss, which came now, as the cache holds it, and how long it will live. Who uses
 // it loses a margin of that: half for the way from here to the record of the use, half for the way
-// from there to the upstream. A source may tell an expiry of the wall clock alone; the deadlines made
-// here are on both clocks, so that setting the one does not prolong its life, and if it was set while
-// the source was asked, its life is what the source meant by it.
+// from there to the upstream.
 func newHeld(iss *Issuance, now time.Time, clock func() time.Time) (h *held, life time.Duration) {
 	life = min(max(until(now, iss.ExpiresAt), 0), longestLife) // it may have expired while it was recorded
-	if meant := iss.ExpiresAt.Sub(iss.IssuedAt); meant >= shortestLife {
-		life = min(life, meant)
-	}
 	margin := min(life/20, 2*time.Second)
 	ahead := time.Duration(float64(life) * (2.0/3 + 0.2*(rand.Float64()-0.5))) // 2/3 of its life, +-10 % of it
-	iss.uses = &useGate{now: clock, until: now.Add(life - margin/2)}
-	return &held{iss: iss, refreshAt: now.Add(ahead), usableTo: now.Add(life - margin)}, life
+	iss.uses = &useGate{now: clock, until: iss.ExpiresAt.Add(-margin / 2)}
+	return &held{iss: iss, refreshAt: now.Add(ahead), usableTo: iss.ExpiresAt.Add(-margin)}, life
 }
 
 // before reports whether t is before deadline on the monotonic clock and on the wall clock: a

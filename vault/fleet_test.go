@@ -67,7 +67,7 @@ func newFleet(t *testing.T, n int, cfg vault.Config, leased []vault.SourceConfig
 	f := &fleet{every: time.Second, began: map[string]time.Time{}}
 	for i := range n {
 		sc := &sidecar{fleet: f}
-		cfg.Correlation = func(id string) string { return f.begin(fmt.Sprintf("%s%03d-%s", fleetMark, i, id)) }
+		cfg.Correlation = func(id string) string { return f.begin(fmt.Sprintf("%s%05d-%s", fleetMark, i, id)) }
 		cfg.OnLogin = sc.loggedIn
 		cfg.CallTimeout = patient
 		sc.session = open(t, cfg)
@@ -327,7 +327,7 @@ func (f *fleet) soonest(log []realvault.AuditEntry) (gap time.Duration, whose st
 	f.mu.Lock()
 	for _, e := range log {
 		if c := e.Correlation(); e.Type == "request" && strings.HasPrefix(c, fleetMark) && kindOf(e.Request.Path) == "login" {
-			who := c[:len(fleetMark)+3]
+			who := c[:len(fleetMark)+5]
 			logins[who] = append(logins[who], f.began[c])
 		}
 	}

@@ -3,7 +3,9 @@ package vault_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,10 +15,8 @@ import (
 	"github.com/sidekey/sidekey/vault"
 )
 
-// fleetSize is how many sidecars there are in one process, and outage how long Vault is away.
 const (
-	fleetSize = 500
-	outage    = 5 * time.Second
+	outage = 5 * time.Second // how long Vault is away
 
 	mayIssuePKI  = `path "pki/issue/agent" { capabilities = ["update"] }`
 	mayRevokePKI = `path "sys/leases/revoke/pki/issue/agent/*" { capabilities = ["update"] }`
@@ -24,6 +24,21 @@ const (
 
 var leasedPKI = vault.SourceConfig{
 	Path: "pki/issue/agent", Write: true, Certificate: true, Data: map[string]any{"common_name": "agent.example.test"},
+}
+
+// fleetSize is how many sidecars there are in one process: 500, or what SIDEKEY_FLEET says, for those
+// who want to know what their machine can bear.
+func fleetSize(t *testing.T) int {
+	t.Helper()
+	value, ok := os.LookupEnv("SIDEKEY_FLEET")
+	if !ok {
+		return 500
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		t.Fatalf("SIDEKEY_FLEET is %q, want how many", value)
+	}
+	return n
 }
 
 // TestRealVaultFleet: 500 sidecars start within 2 s before one Vault, which then crashes and comes
@@ -35,7 +50,7 @@ var leasedPKI = vault.SourceConfig{
 func TestRealVaultFleet(t *testing.T) {
 	srv := startReal(t, realvault.Options{TLS: true}, mayReadKV, mayIssuePKI, mayRevokePKI)
 	srv.PKI(t, "agent", "60s")
-	f := newFleet(t, fleetSize, realAppRole(t, srv, "10m"), []vault.SourceConfig{leasedPKI},
+	f := newFleet(t, fleetSize(t), realAppRole(t, srv, "10m"), []vault.SourceConfig{leasedPKI},
 		vault.SourceConfig{Path: realKV, Field: "api_key", MaxAge: time.Minute})
 	r := &reporter{t: t, srv: srv, fleet: f}
 	stop := f.start(t.Context(), 2*time.Second)
@@ -184,7 +199,7 @@ type surge struct {
 func comeback(t *testing.T, spread func(time.Duration) time.Duration) surge {
 	t.Helper()
 	srv := startReal(t, realvault.Options{TLS: true}, mayReadKV)
-	f := newFleet(t, fleetSize, realAppRole(t, srv, "5m"), nil)
+	f := newFleet(t, fleetSize(t), realAppRole(t, srv, "5m"), nil)
 	for _, sc := range f.sidecars {
 		sc.session.SetSpread(spread)
 	}

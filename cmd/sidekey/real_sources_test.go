@@ -239,8 +239,12 @@ func TestRealVaultEachSource(t *testing.T) {
 			realvault.Eventually(t, "leases and tokens to be gone", func() bool {
 				return len(st.vault.Leases(t, "")) == 0 && len(st.vault.Tokens(t)) == login.left
 			})
-			if issued := len(entriesOf(trail, audit.CredentialIssued)); issued != len(names) {
-				t.Errorf("%d issuances, want one of each of %d credentials", issued, len(names))
+			issued := map[string]bool{}
+			for _, e := range entriesOf(trail, audit.CredentialIssued) {
+				issued[e.Credential] = true
+			}
+			if len(issued) != len(names) {
+				t.Errorf("the trail has issuances of %d credentials, want %d", len(issued), len(names))
 			}
 		})
 	}

@@ -84,9 +84,9 @@ func (l *Log) append(r Record, raises []byte) (Ref, error) {
 	if e.fields, err = e.enc.encode(&r); err != nil {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
 	}
-	b, leads := l.join(e)
-	if b == nil {
-		return Ref{}, ErrClosed
+	b, leads, err := l.join(e, r.NotAfter)
+	if err != nil {
+		return Ref{}, err
 	}
 	if leads {
 		l.commit(b)
@@ -98,22 +98,24 @@ func (l *Log) append(r Record, raises []byte) (Ref, error) {
 	return Ref{Seq: e.seq, ID: l.urn + strconv.FormatUint(e.seq, 10)}, nil
 }
 
-// join adds e to the next batch and reports whether the caller must commit it. The batch is nil
-// if the log is closed.
-func (l *Log) join(e *entry) (b *batch, leads bool) {
+// join adds e to the next batch and reports whether the caller must commit it.
+func (l *Log) join(e *entry, notAfter time.Time) (b *batch, leads bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, false
+		return nil, false, ErrClosed
+	}
+	// Under the lock, so that times and policies go by in the order of the records.
+	e.at, e.policy = l.now(), l.policy
+	if !notAfter.IsZero() && !e.at.Before(notAfter.Round(0)) { // by the wall clock, as who verifies it
+		return nil, false, ErrLate
 	}
 	if leads = l.next == nil; leads {
 		l.next = &batch{done: make(chan struct{})}
 		l.leaders.Add(1)
 	}
-	// Under the lock, so that times and policies go by in the order of the records.
-	e.at, e.policy = l.now(), l.policy
 	l.next.entries = append(l.next.entries, e)
-	return l.next, leads
+	return l.next, leads, nil
 }
 
 // commit waits for the batch before b, closes b to newcomers, and writes it. The chain moves on

@@ -37,6 +37,9 @@ var ErrSink = errors.New("audit sink failed")
 // ErrClosed means that the log was closed.
 var ErrClosed = errors.New("audit log closed")
 
+// ErrLate means that a record was not written because its [Record.NotAfter] had come.
+var ErrLate = errors.New("too late to be recorded")
+
 // The levels of a session's attribution, the lowest first.
 const (
 	Asserted      = "asserted"       // whoever started the process says so

@@ -376,3 +376,29 @@ func TestClose(t *testing.T) {
 		}
 	})
 }
+
+// What would no longer be true when it is written is not written, and the log goes on.
+func TestAppendTooLate(t *testing.T) {
+	now := noon
+	var sink memory
+	l, err := audit.New(audit.Config{Sink: &sink, Session: audit.Session{ID: "s"}, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := audit.Record{Event: audit.RequestIntent, NotAfter: noon.Add(time.Second)}
+	for _, tt := range []struct {
+		at   time.Duration
+		want error
+	}{{0, nil}, {time.Second - 1, nil}, {time.Second, audit.ErrLate}, {time.Hour, audit.ErrLate}, {0, nil}} {
+		now = noon.Add(tt.at)
+		if _, err := l.Append(use); err != tt.want {
+			t.Errorf("after %v: %v, want %v", tt.at, err, tt.want)
+		}
+	}
+	if got := strings.Count(sink.String(), "\n"); got != 3 || strings.Contains(sink.String(), "NotAfter") {
+		t.Errorf("%d records, want 3:\n%s", got, sink.String())
+	}
+	if s, err := audit.Verify(strings.NewReader(sink.String())); err != nil || s.Sessions[0].Records != 3 {
+		t.Errorf("Verify: %+v, %v", s, err)
+	}
+}

@@ -123,6 +123,10 @@ type Record struct {
 	IssuedAt  time.Time `json:"issued_at,omitzero"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
 
+	// NotAfter is the time from which on the record must not be written any more, because what it
+	// says would not be true: Append's error is then [ErrLate]. It is not recorded. Zero means none.
+	NotAfter time.Time `json:"-"`
+
 	// By is who used the admin socket ("uid 1000, pid 77"), on [KillEngaged], [KillReleased] and
 	// [SessionEnded], or the file that engages the kill switch.
 	By string `json:"by,omitempty"`

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sidekey/sidekey/audit"
+	"github.com/sidekey/sidekey/proxy"
 )
 
 // socketPolicy has a WebSocket of each kind, and a route without a credential.
@@ -122,6 +123,29 @@ func TestStreamOutlivesCredential(t *testing.T) {
 		go func() { io.WriteString(feed, "late"); feed.Close() }()
 		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "late" {
 			t.Errorf("got %q %v", b, err)
+		}
+	})
+}
+
+// A use that stalls on its way into the trail until the credential has expired is neither recorded
+// nor sent.
+func TestUseRecordedTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		takes := make(chan struct{})
+		p := newPiped(t, roundTrip(func(*http.Request) (*http.Response, error) {
+			t.Error("the upstream was reached")
+			return nil, io.ErrUnexpectedEOF
+		}), func(c *proxy.Config) { c.Trail = slowTrail{c.Trail, takes} })
+		got := make(chan string, 1)
+		go func() { got <- ask(t, clientOf(p), "https://api.test/v1/x") }()
+		synctest.Wait() // for the trail
+		time.Sleep(2 * time.Hour)
+		close(takes)
+		if g := <-got; g != "503 credential_unavailable" {
+			t.Errorf("the agent gets %q", g)
+		}
+		if n := len(p.trail.records(audit.RequestIntent)); n != 0 {
+			t.Errorf("%d intents", n)
 		}
 	})
 }

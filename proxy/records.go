@@ -18,6 +18,9 @@ func (ex *exchange) recordIntent() *refusal {
 	rec := ex.rec
 	rec.Event = audit.RequestIntent
 	rec.PathHMAC = ex.s.pathHMAC(ex.target)
+	if ex.iss != nil {
+		rec.NotAfter = ex.iss.ExpiresAt
+	}
 	record := func() error {
 		ref, err := ex.s.cfg.Trail.Append(rec)
 		if err == nil {
@@ -32,7 +35,7 @@ func (ex *exchange) recordIntent() *refusal {
 		err = ex.iss.RecordUse(record)
 	}
 	switch {
-	case errors.Is(err, credential.ErrClosed), errors.Is(err, credential.ErrExpired): // a moment ago
+	case errors.Is(err, credential.ErrClosed), errors.Is(err, credential.ErrExpired), errors.Is(err, audit.ErrLate): // a moment ago
 		return ex.credentialRefusal(err)
 	case err != nil:
 		ex.s.cfg.Log.Error().Err(err).Msg("audit trail cannot be written; requests are refused")

@@ -63,7 +63,10 @@ func newMetrics(role string) *metrics {
 
 // observe counts a record that was given to the trail; err says that it could not be written.
 func (m *metrics) observe(r audit.Record, err error) {
-	if err != nil {
+	switch {
+	case errors.Is(err, audit.ErrLate): // nothing is wrong with the trail
+		return
+	case err != nil:
 		m.auditErrors.Inc()
 		return
 	}

@@ -31,6 +31,7 @@ type connection struct {
 
 	begun  atomic.Int64 // requests of which bytes have come
 	served atomic.Int64 // requests that were parsed
+	asked  func()       // takes it out of Server.unasked; for connState alone
 }
 
 // connState sees what no handler does (I14): a connection that ends after bytes that were not a
@@ -40,6 +41,11 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 	if conn == nil {
 		return
 	}
+	if state == http.StateNew {
+		conn.asked = s.unaskedLike(conn).add(c)
+		return
+	}
+	conn.asked()
 	switch state {
 	case http.StateActive:
 		conn.begun.Add(1)
@@ -62,6 +68,14 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 			s.refuseConnection(conn.id, host, "idle_tunnel")
 		}
 	}
+}
+
+// unaskedLike returns the set for conn, as long as no byte of a request has come on it.
+func (s *Server) unaskedLike(conn *connection) *connSet {
+	if conn.tunnel != nil {
+		return &s.unaskedTunnels
+	}
+	return &s.unaskedConns
 }
 
 // connectionOf returns the connection that c, of one of the HTTP servers, is.

@@ -136,17 +136,19 @@ type Server struct {
 	tunnels    *tunnelListener
 	tls        *tls.Config
 
-	connections atomic.Uint64
-	gate        *gate  // requests in flight and tunnels being set up
-	turnedAway  *gate  // those that are being told that the gate let them not in
-	valve       *valve // credentials on their way out
-	reissues    reissues
-	held        atomic.Int64 // bytes of bodies that are kept to be sent again
-	upgraded    connSet      // WebSockets, tunnels that are passed through, handshakes
-	known       knownSecrets
-	outerConns  sync.Map       // net.Conn -> *connection, of the listener
-	conns       sync.WaitGroup // connections whose end has not been looked at
-	pathKey     [32]byte       // of the HMAC that stands for paths in the trail
+	connections    atomic.Uint64
+	gate           *gate  // requests in flight and tunnels being set up
+	turnedAway     *gate  // those that are being told that the gate let them not in
+	valve          *valve // credentials on their way out
+	reissues       reissues
+	held           atomic.Int64 // bytes of bodies that are kept to be sent again
+	unaskedConns   connSet      // of the listener, without a byte of a request yet
+	unaskedTunnels connSet      // the same inside of tunnels
+	upgraded       connSet      // WebSockets, tunnels that are passed through, handshakes
+	known          knownSecrets
+	outerConns     sync.Map       // net.Conn -> *connection, of the listener
+	conns          sync.WaitGroup // connections whose end has not been looked at
+	pathKey        [32]byte       // of the HMAC that stands for paths in the trail
 }
 
 // New checks cfg and returns a server that is ready to run.
@@ -251,7 +253,8 @@ func (s *Server) drain(ctx context.Context, cut func()) {
 	empty := s.gate.close()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.drainGrace())
 	defer cancel()
-	s.upgraded.closeAll() // neither a WebSocket nor a handshake has an end to wait for
+	s.upgraded.closeAll()       // neither a WebSocket nor a handshake has an end to wait for
+	s.unaskedTunnels.closeAll() // http.Server.Shutdown would wait for a request on them for 5 s
 
 	done := make(chan struct{})
 	go func() {
@@ -261,6 +264,7 @@ func (s *Server) drain(ctx context.Context, cut func()) {
 	}()
 	select {
 	case <-done:
+		s.unaskedConns.closeAll() // only now: tunnels are connections of the listener, too
 		s.outer.Shutdown(ctx)
 	case <-ctx.Done():
 		s.cfg.Log.Warn().Msg("requests in flight were cut off at the end of the grace period")

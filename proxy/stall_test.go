@@ -161,6 +161,33 @@ func TestDrainEndsHandshakes(t *testing.T) {
 	}
 }
 
+// A connection or a tunnel on which nothing was asked does not hold the drain up.
+func TestDrainEndsUnasked(t *testing.T) {
+	r := newRig(t, standardPolicy, ok, func(c *proxy.Config, _ *rigOptions) { c.DrainGrace = time.Minute })
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		if _, err := r.tunnel("api.test:"+r.port, "api.test", protocol); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	r.stopAndWait()
+	if d := time.Since(began); d > 4*time.Second { // net/http gives them 5 s
+		t.Errorf("the drain took %v", d)
+	}
+	reasons := map[any]int{}
+	for _, rec := range r.trail.records(audit.ConnectionRefused) {
+		reasons[rec["reason"]]++
+	}
+	if reasons["idle_tunnel"] != 2 || len(reasons) != 1 {
+		t.Errorf("records of refused connections: %v, want both tunnels", reasons)
+	}
+}
+
 // I6: request trailers go nowhere, whatever the agent calls the request.
 func TestRequestTrailersAreDropped(t *testing.T) {
 	r := newRig(t, standardPolicy, func(w http.ResponseWriter, req *http.Request) {

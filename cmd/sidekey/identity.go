@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -38,7 +39,7 @@ func (s *setup) identify(ms *mistakes, env environment) {
 	}
 	s.claims = withoutEmpty(map[string]string{
 		"pod_uid": s.pod.UID, "pod_name": s.pod.Name, "namespace": s.pod.Namespace,
-		"session_id": s.session.ID, "requested_by": s.session.RequestedBy, // before an id is made up here
+		"session_id": s.session.ID, "requested_by": s.session.RequestedBy, // as others know it
 	})
 	s.session.ID = sessionID(s.session.ID, s.pod.UID)
 	s.checkVerify(ms)
@@ -82,23 +83,25 @@ func withoutEmpty(m map[string]string) map[string]string {
 	return m
 }
 
-// sessionID returns the configured id, else one that begins with the pod's UID, else a UUIDv7. A
-// pod's UID alone would not do: a container that is restarted begins another session, with a
-// chain of its own, in the same pod.
-func sessionID(configured, podUID string) string {
-	if configured != "" {
-		return configured
-	}
-	if podUID != "" {
-		return podUID + "." + uuid.NewString()[:8]
+// sessionID returns an id that begins with the given one, else with the pod's UID, and ends in
+// random digits; without either it is a UUIDv7. What others call the session would not do alone: a
+// container that is restarted begins another session, with a chain of its own, under the same name.
+func sessionID(given, podUID string) string {
+	if begin := cmp.Or(given, podUID); begin != "" {
+		return begin + "." + uuid.NewString()[:8]
 	}
 	return uuid.Must(uuid.NewV7()).String()
 }
 
-// vouches reports whether Vault's login names the session and its requester as s does. Both have to
-// be there: a login that says who asked, but not for which session, may be another session's.
-func vouches(login vault.Login, s audit.Session) bool {
-	return s.RequestedBy != "" && login.Metadata["session_id"] == s.ID && login.Metadata["requested_by"] == s.RequestedBy
+// vouches reports whether Vault's login names the session and its requester as claims do. Both have
+// to be there: a login that says who asked, but not for which session, may be another session's.
+func vouches(login vault.Login, claims map[string]string) bool {
+	for _, name := range []string{"session_id", "requested_by"} {
+		if claims[name] == "" || login.Metadata[name] != claims[name] {
+			return false
+		}
+	}
+	return true
 }
 
 // environment is the process's environment as it was given to it.

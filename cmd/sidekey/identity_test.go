@@ -15,8 +15,8 @@ import (
 func TestSessionID(t *testing.T) {
 	const v7 = `[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`
 	for _, tc := range []struct{ configured, podUID, want string }{
-		{"s-1", "u-1", "s-1"},
-		{"s-1", "", "s-1"},
+		{"s-1", "u-1", `s-1\.[0-9a-f]{8}`},
+		{"s-1", "", `s-1\.[0-9a-f]{8}`},
 		{"", "u-1", `u-1\.[0-9a-f]{8}`},
 		{"", "", v7},
 	} {
@@ -25,7 +25,7 @@ func TestSessionID(t *testing.T) {
 		if !want.MatchString(one) || !want.MatchString(other) {
 			t.Errorf("sessionID(%q, %q) = %s, and %s; want %s", tc.configured, tc.podUID, one, other, tc.want)
 		}
-		if tc.configured == "" && one == other {
+		if one == other {
 			t.Errorf("sessionID(%q, %q) = %s, twice", tc.configured, tc.podUID, one)
 		}
 	}
@@ -62,12 +62,15 @@ func TestIdentify(t *testing.T) {
 			}
 			var ms mistakes
 			s.identify(&ms, nil)
+			name, digits, _ := strings.Cut(s.session.ID, ".")
 			if tc.want.ID == "" {
 				if s.session.ID == "" {
 					t.Error("the session has no id")
 				}
-				tc.want.ID = s.session.ID
+			} else if name != tc.want.ID || len(digits) != 8 {
+				t.Errorf("id %q, want %s, a dot and 8 digits", s.session.ID, tc.want.ID)
 			}
+			tc.want.ID = s.session.ID
 			tc.want.Role = "tester"
 			if diff := cmp.Diff(tc.want, s.session); diff != "" || len(ms.Mistakes) > 0 {
 				t.Errorf("mistakes %v, session (-want +got):\n%s", ms.Mistakes, diff)
@@ -131,12 +134,11 @@ func TestIdentifyMistakes(t *testing.T) {
 
 // Vault vouches for a session only if it names both the session and the requester.
 func TestVouches(t *testing.T) {
-	s := audit.Session{ID: "s-1", RequestedBy: "alice"}
+	s := map[string]string{"session_id": "s-1", "requested_by": "alice", "pod_uid": "u"}
 	for _, tc := range []struct {
-		name     string
-		session  audit.Session
-		metadata map[string]string
-		want     bool
+		name             string
+		claims, metadata map[string]string
+		want             bool
 	}{
 		{"both", s, map[string]string{"session_id": "s-1", "requested_by": "alice", "x": "y"}, true},
 		{"nothing", s, nil, false},
@@ -144,10 +146,11 @@ func TestVouches(t *testing.T) {
 		{"no requester", s, map[string]string{"session_id": "s-1"}, false},
 		{"another session", s, map[string]string{"session_id": "s-2", "requested_by": "alice"}, false},
 		{"another requester", s, map[string]string{"session_id": "s-1", "requested_by": "bob"}, false},
-		{"an unknown requester", audit.Session{ID: "s-1"}, map[string]string{"session_id": "s-1"}, false},
-		{"an empty requester", audit.Session{ID: "s-1"}, map[string]string{"session_id": "s-1", "requested_by": ""}, false},
+		{"an unknown requester", map[string]string{"session_id": "s-1"}, map[string]string{"session_id": "s-1"}, false},
+		{"an unknown session", map[string]string{"requested_by": "alice"}, map[string]string{"requested_by": "alice"}, false},
+		{"an empty requester", map[string]string{"session_id": "s-1"}, map[string]string{"session_id": "s-1", "requested_by": ""}, false},
 	} {
-		if got := vouches(vault.Login{Metadata: tc.metadata}, tc.session); got != tc.want {
+		if got := vouches(vault.Login{Metadata: tc.metadata}, tc.claims); got != tc.want {
 			t.Errorf("%s: %t, want %t", tc.name, got, tc.want)
 		}
 	}

@@ -228,6 +228,15 @@ func cmdClean(ts *testscript.TestScript, args []string) {
 	}
 }
 
+// cmdSession puts the id of the session that wrote to a trail last into $SESSION.
+func cmdSession(ts *testscript.TestScript, args []string) {
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var e audit.Entry
+		ts.Check(json.Unmarshal([]byte(line), &e))
+		ts.Setenv("SESSION", e.Session.ID)
+	}
+}
+
 // cmdTrail verifies an audit trail and prints a line for each record: its event and, where it has
 // them, entrance, method, route, credential, status, reason and error.
 func cmdTrail(ts *testscript.TestScript, args []string) {

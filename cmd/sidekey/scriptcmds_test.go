@@ -86,6 +86,7 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 		"signal":     cmdSignal,
 		"rss":        cmdRSS,
 		"clean":      cmdClean,
+		"session":    cmdSession,
 		"trail":      cmdTrail,
 		"fetch-wait": cmdFetchWait,
 		"sse-read":   cmdSSERead,

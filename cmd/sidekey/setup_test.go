@@ -68,7 +68,7 @@ func TestPrepare(t *testing.T) {
 	if s.policy.Role() != "tester" || s.ca == nil || s.bound == nil || s.vault != nil {
 		t.Errorf("setup for role %q: CA %v, bound %v, Vault %v", s.policy.Role(), s.ca, s.bound, s.vault)
 	}
-	if s.session.ID != "s-1" || s.session.Role != "tester" {
+	if !strings.HasPrefix(s.session.ID, "s-1.") || s.session.Role != "tester" {
 		t.Errorf("session %+v, want s-1 for tester", s.session)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {

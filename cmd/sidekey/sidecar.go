@@ -32,7 +32,8 @@ type sidecar struct {
 	cfg        *config.Config
 	policyFile string
 	log        zerolog.Logger
-	session    audit.Session // as it began; see trail.attribution
+	session    audit.Session     // as it began; see trail.attribution
+	claims     map[string]string // what Vault's logins are compared with
 	began      time.Time
 	ca         *mitmca.CA
 	vault      *vault.Session // nil if no credential comes from Vault
@@ -60,7 +61,7 @@ type sidecar struct {
 func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	debug.SetMemoryLimit(memoryLimit)
 	sc := &sidecar{
-		cfg: s.cfg, policyFile: s.policyFile, log: log, session: s.session, began: time.Now(),
+		cfg: s.cfg, policyFile: s.policyFile, log: log, session: s.session, claims: s.claims, began: time.Now(),
 		ca: s.ca, vault: s.vault, bound: s.bound, ready: make(chan struct{}),
 	}
 	sc.metrics = newMetrics(s.cfg.Role)
@@ -248,7 +249,7 @@ func (sc *sidecar) login(ctx context.Context) error {
 // loggedIn is told of each login. Leases end with the token that they were issued under, so what
 // came from Vault is replaced before the former token goes.
 func (sc *sidecar) loggedIn(l vault.Login) {
-	if sc.trail.attribution() != audit.VaultVerified && vouches(l, sc.session) {
+	if sc.trail.attribution() != audit.VaultVerified && vouches(l, sc.claims) {
 		sc.trail.raise(audit.VaultVerified, audit.Record{Detail: "Vault's login names the session and the requester"})
 	}
 	if l.Generation <= 1 {

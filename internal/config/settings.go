@@ -23,7 +23,7 @@ var settings = []setting{
 	{"ops", text(checkOps), "0.0.0.0:3129", "ops", "`ADDRESS:PORT` for probes and metrics, or off"},
 	{"admin", text(checkSocket), "", "admin", "`PATH` of the unix socket for status, the session's end and the kill switch"},
 	{"ca.dir", text(checkPath), "", "ca-dir", "`DIRECTORY` to write the CA's certificates to"},
-	{"session.id", text(checkSessionID), "", "session-id", "the session's `ID`"},
+	{"session.id", text(checkSessionID), "", "session-id", "what others call the session; its `ID` begins with this"},
 	{"session.requested_by", text(checkRequester), "", "requested-by", "`WHO` the session runs for"},
 	{"session.podinfo", text(checkPathOrNone), "", "podinfo", "`DIRECTORY` of a downward API volume with the pod's labels and annotations"},
 	{"session.ttl", span(), "8h", "session-ttl", "`TIME` after which the session ends"},

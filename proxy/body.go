@@ -19,25 +19,78 @@ const (
 // errUnread ends the use whose body an upstream does not read. It is a code of the trail.
 var errUnread = errors.New("upstream_timeout")
 
-// hold reads the request's body into memory if the policy says that it may be sent twice. One whose
-// length is not declared could be one side of a dialogue; it streams like all others, and so does
-// one for which there is no room. release is to be called when the request has ended.
-func (ex *exchange) hold() (release func(), f *refusal) {
-	n := ex.r.ContentLength
-	if ex.route == nil || !ex.route.ReplaySafe || n <= 0 || n > maxHeld {
-		return func() {}, nil
+var (
+	errTooLarge = errors.New("the body is too large to be kept")
+	errNoRoom   = errors.New("too many bodies are kept")
+)
+
+// hold keeps the request's body if the policy says that it may be sent twice. One whose length is
+// not declared could be one side of a dialogue; it streams like all others, and so does one for
+// which there is no room.
+func (ex *exchange) hold() *refusal {
+	if ex.held != nil || ex.route == nil || !ex.route.ReplaySafe || ex.r.ContentLength <= 0 {
+		return nil
 	}
+	switch err := ex.keep(maxHeld); err {
+	case nil, errTooLarge, errNoRoom:
+		return nil
+	default:
+		return ex.brokenBody()
+	}
+}
+
+// keep reads the request's body into memory, in held. If it is larger than limit, or there is no
+// room for it, it can still be read from its beginning. letGo is to be called when the request has
+// ended.
+func (ex *exchange) keep(limit int64) error {
+	const step = 32 << 10
+	in, declared := ex.r.Body, ex.r.ContentLength
+	if declared > limit {
+		return errTooLarge
+	}
+	if declared > 0 && !ex.reserve(declared) {
+		return errNoRoom
+	}
+	var kept bytes.Buffer
+	again := func() { ex.r.Body = unreadBody{io.MultiReader(&kept, in), in} }
+	for {
+		if declared < 0 && !ex.reserve(step) {
+			again()
+			return errNoRoom
+		}
+		_, err := io.CopyN(&kept, in, step)
+		switch {
+		case err != nil && err != io.EOF:
+			return err
+		case int64(kept.Len()) > limit:
+			again()
+			return errTooLarge
+		case err == io.EOF:
+			if ex.held = kept.Bytes(); ex.held == nil {
+				ex.held = []byte{}
+			}
+			return nil
+		}
+	}
+}
+
+// reserve takes n bytes of the room for bodies, if there is as much.
+func (ex *exchange) reserve(n int64) bool {
 	if ex.s.held.Add(n) > maxAllHeld {
 		ex.s.held.Add(-n)
-		return func() {}, nil
+		return false
 	}
-	release = func() { ex.s.held.Add(-n) }
-	ex.held = make([]byte, n)
-	if _, err := io.ReadFull(ex.r.Body, ex.held); err != nil {
-		release()
-		return nil, ex.brokenBody()
-	}
-	return release, nil
+	ex.reserved += n
+	return true
+}
+
+// letGo gives back the room that was reserved.
+func (ex *exchange) letGo() { ex.s.held.Add(-ex.reserved) }
+
+// An unreadBody is a body of which what was read can be read again.
+type unreadBody struct {
+	io.Reader
+	io.Closer
 }
 
 // brokenBody is what becomes of a request whose body cannot be read to its end.
@@ -60,8 +113,11 @@ func (ex *exchange) giveBody(out *http.Request, cut context.CancelCauseFunc) {
 		ex.body.rc = io.NopCloser(bytes.NewReader(ex.held))
 	}
 	out.ContentLength = in.ContentLength
+	if ex.held != nil {
+		out.ContentLength = int64(len(ex.held))
+	}
 	switch {
-	case in.ContentLength != 0:
+	case out.ContentLength != 0:
 		ex.body.stall = ex.s.cfg.stallTimeout()
 		ex.body.unread = time.AfterFunc(ex.body.stall, func() { cut(errUnread) })
 		out.Body = ex.body

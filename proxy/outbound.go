@@ -120,7 +120,6 @@ func (ex *exchange) outbound(ctx context.Context, cut context.CancelCauseFunc) (
 	out := (&http.Request{
 		Method: in.Method,
 		URL:    outboundURL(ex.target),
-		Header: make(http.Header, len(in.Header)+1),
 	}).WithContext(ctx)
 	out.Host = out.URL.Host
 	if out.URL.RequestURI() != ex.target.RequestURI() {
@@ -154,8 +153,9 @@ func outboundURL(t policy.Target) *url.URL {
 	return u
 }
 
-func (ex *exchange) copyHeader(out *http.Request) {
-	in := ex.r.Header
+// forwarded returns the fields of in that go on, by canonical name.
+func forwarded(in http.Header) http.Header {
+	out := make(http.Header, len(in)+1)
 	nominated := map[string]bool{}
 	for _, v := range in["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
@@ -165,9 +165,14 @@ func (ex *exchange) copyHeader(out *http.Request) {
 	for name, values := range in {
 		canonical := textproto.CanonicalMIMEHeaderKey(name)
 		if !hopByHop[canonical] && !notForwarded[canonical] && !nominated[canonical] {
-			out.Header[canonical] = append(out.Header[canonical], values...)
+			out[canonical] = append(out[canonical], values...)
 		}
 	}
+	return out
+}
+
+func (ex *exchange) copyHeader(out *http.Request) {
+	out.Header = forwarded(ex.r.Header)
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // else net/http would put in its own
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptrace"
 	"runtime/debug"
@@ -30,13 +31,15 @@ type exchange struct {
 	w    http.ResponseWriter
 	r    *http.Request
 
-	target  policy.Target
-	route   *policy.Route // nil: none allows the request, and the policy only reports
-	binding *Binding      // nil: the request carries no credential
-	held    []byte        // the request's body, if it is kept to be sent again
-	hasBody bool          // an answer to the agent has one, which may be buffered
-	upgrade bool          // the agent asks for a WebSocket
-	sent    int64         // body bytes to the agent
+	target   policy.Target
+	route    *policy.Route // nil: none allows the request, and the policy only reports
+	binding  *Binding      // nil: the request carries no credential
+	checked  checkedBody   // the request's body, as conditions read it
+	held     []byte        // the request's body, if it was read to be checked or to be sent again; not nil then
+	reserved int64         // bytes that count in Server.held
+	hasBody  bool          // an answer to the agent has one, which may be buffered
+	upgrade  bool          // the agent asks for a WebSocket
+	sent     int64         // body bytes to the agent
 
 	// Of the current use. Those without a comment are nil if the request carries no credential.
 	iss       *credential.Issuance
@@ -115,14 +118,13 @@ func (ex *exchange) run() *refusal {
 	if f := ex.parse(); f != nil {
 		return f
 	}
+	defer ex.letGo()
 	if f := ex.decide(); f != nil {
 		return f
 	}
-	release, f := ex.hold()
-	if f != nil {
+	if f := ex.hold(); f != nil {
 		return f
 	}
-	defer release()
 	again, f := ex.use()
 	if again {
 		_, f = ex.use()
@@ -218,9 +220,16 @@ func parseHost(host string) (policy.Authority, error) {
 
 // decide asks the policy. In report mode a denied request goes on, without any credential.
 func (ex *exchange) decide() *refusal {
-	req := policy.Request{Method: ex.r.Method, Target: ex.target, WebSocket: ex.upgrade}
+	req, f := ex.request()
+	if f != nil {
+		return f
+	}
+	defer ex.checked.done()
 	pol := ex.gen.Policy
 	d := pol.Decide(req)
+	if f := ex.checked.refused(); f != nil {
+		return f
+	}
 	if d.Allow {
 		ex.route = d.Route
 		ex.rec.Route, ex.rec.Path = d.Route.Name, d.Path
@@ -231,7 +240,7 @@ func (ex *exchange) decide() *refusal {
 		ex.binding = ex.gen.Bindings[d.Route.Credential]
 		return nil
 	}
-	ex.rec.Path = ex.target.Path
+	ex.rec.Path, ex.rec.Detail = ex.target.Path, d.Detail
 	if pol.Mode() == policy.Report {
 		ex.rec.WouldDeny = string(d.Reason)
 		return nil
@@ -239,7 +248,14 @@ func (ex *exchange) decide() *refusal {
 	if d.Reason == policy.EncodedSlashNotAllowed || d.Reason == policy.EncodedPercentNotAllowed {
 		return &refusal{status: http.StatusBadRequest, reason: string(d.Reason), detail: "the route for this path does not accept such an encoding", route: ex.rec.Route}
 	}
-	f := ex.denied(d.Reason, "role "+pol.Role()+" may not "+ex.r.Method+" "+ex.target.Scheme+"://"+hostField(ex.target)+ex.target.Path)
+	detail := "role " + pol.Role() + " may not " + ex.r.Method + " " + ex.target.Scheme + "://" + hostField(ex.target) + ex.target.Path
+	if d.Detail != "" {
+		detail += "; " + d.Detail
+	}
+	f = ex.denied(d.Reason, detail)
+	if errors.Is(ex.checked.err, errTooLarge) {
+		f.status = http.StatusRequestEntityTooLarge
+	}
 	f.allowed = pol.AllowedOn(ex.target.Authority)
 	return f
 }

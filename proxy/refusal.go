@@ -111,11 +111,13 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request, role, instance s
 // writeGRPC answers with a trailers-only response: the status travels in the header block, and
 // there is no message (gRPC over HTTP/2, "Responses").
 func (f *refusal) writeGRPC(w http.ResponseWriter) {
-	const invalidArgument, permissionDenied, unavailable = 3, 7, 14
+	const invalidArgument, permissionDenied, resourceExhausted, unavailable = 3, 7, 8, 14
 	code := unavailable
 	switch f.status {
 	case http.StatusForbidden:
 		code = permissionDenied
+	case http.StatusRequestEntityTooLarge:
+		code = resourceExhausted
 	case http.StatusBadRequest, http.StatusMisdirectedRequest:
 		code = invalidArgument
 	}

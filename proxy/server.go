@@ -70,6 +70,8 @@ type Generation struct {
 
 	// Dial connects the tunnels that are passed through; it guards addresses as Plain does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	conditioned bool // some route has conditions
 }
 
 // Config says what a [Server] stands between. Listener, CA, Generation and Trail are required.
@@ -82,6 +84,9 @@ type Config struct {
 
 	// Generation is what requests are decided on and served with.
 	Generation *Generation
+
+	// Session is what conditions of the policy know of the session.
+	Session policy.Session
 
 	// Trail keeps the audit records.
 	Trail Trail
@@ -141,10 +146,11 @@ type Server struct {
 	turnedAway     *gate  // those that are being told that the gate let them not in
 	valve          *valve // credentials on their way out
 	reissues       reissues
-	held           atomic.Int64 // bytes of bodies that are kept to be sent again
-	unaskedConns   connSet      // of the listener, without a byte of a request yet
-	unaskedTunnels connSet      // the same inside of tunnels
-	upgraded       connSet      // WebSockets, tunnels that are passed through, handshakes
+	held           atomic.Int64  // bytes of bodies that are kept
+	checks         chan struct{} // bodies whose JSON is being looked at
+	unaskedConns   connSet       // of the listener, without a byte of a request yet
+	unaskedTunnels connSet       // the same inside of tunnels
+	upgraded       connSet       // WebSockets, tunnels that are passed through, handshakes
 	known          knownSecrets
 	outerConns     sync.Map       // net.Conn -> *connection, of the listener
 	conns          sync.WaitGroup // connections whose end has not been looked at
@@ -159,10 +165,10 @@ func New(cfg Config) (*Server, error) {
 	case !isLoopback(cfg.Listener.Addr()):
 		return nil, fmt.Errorf("listen address %s is not a loopback address", cfg.Listener.Addr())
 	}
-	if err := cfg.Generation.check(); err != nil {
+	if err := cfg.Generation.prepare(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway), valve: newValve()}
+	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway), valve: newValve(), checks: newCheckSlots()}
 	rand.Read(s.pathKey[:])
 	s.generation.Store(cfg.Generation)
 	s.front = newFront(s.startTunnel)
@@ -173,7 +179,8 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func (g *Generation) check() error {
+// prepare checks g and fills in what it does not export.
+func (g *Generation) prepare() error {
 	if g.Policy == nil || g.Plain == nil || g.Dial == nil {
 		return errors.New("a generation needs a policy, a transport and a dialer")
 	}
@@ -188,6 +195,7 @@ func (g *Generation) check() error {
 			}
 		}
 	}
+	g.conditioned = conditioned(g.Policy)
 	return nil
 }
 

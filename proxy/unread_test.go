@@ -132,6 +132,7 @@ func TestUnreadStreamEndsAlone(t *testing.T) {
 			}
 			time.Sleep(stall / 2)
 		}
+		synctest.Wait()
 		out := p.trail.records(audit.RequestOutcome)
 		if len(out) != 6 {
 			t.Fatalf("%d outcomes, want 6", len(out))

@@ -138,8 +138,7 @@ func readPolicy(path string) (*policy.Policy, error) {
 	return policy.Parse(path, src)
 }
 
-// checkRoutes refuses routes that lead to Vault or the Kubernetes API, and those that this version
-// could not hold to what they say.
+// checkRoutes refuses routes that lead to Vault or the Kubernetes API.
 func (s *setup) checkRoutes(ms *mistakes) {
 	if s.policy == nil {
 		return
@@ -147,10 +146,6 @@ func (s *setup) checkRoutes(ms *mistakes) {
 	for _, r := range s.policy.Routes() {
 		if s.protected.names(r.Host, r.Port) {
 			ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: r.Where, Path: "host", Msg: "an agent is never let through to Vault or the Kubernetes API", Hint: "remove the route"})
-		}
-		if len(r.Conditions()) > 0 {
-			// The proxy shows a decision no headers and no body yet.
-			ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: r.Where, Path: "routes", Msg: "the conditions of route " + r.Name + " can be checked and tested, and not be enforced by this version", Hint: "remove them, or wait for the next"})
 		}
 	}
 }

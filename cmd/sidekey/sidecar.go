@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,6 +20,7 @@ import (
 	"github.com/sidekey/sidekey/credential"
 	"github.com/sidekey/sidekey/internal/config"
 	"github.com/sidekey/sidekey/internal/mitmca"
+	"github.com/sidekey/sidekey/policy"
 	"github.com/sidekey/sidekey/proxy"
 	"github.com/sidekey/sidekey/vault"
 )
@@ -82,6 +84,7 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	}
 	sc.proxy, err = proxy.New(proxy.Config{
 		Listener: sc.listener, CA: s.ca, Generation: s.bound.Generation, Trail: sc.trail,
+		Session:     policy.Session{ID: cmp.Or(s.claims["session_id"], s.session.ID), Role: s.session.Role, RequestedBy: s.session.RequestedBy},
 		RefuseEarly: s.cfg.RefuseEarly, DrainGrace: s.cfg.DrainGrace, Log: log.With().Str("part", "proxy").Logger(),
 	})
 	if err == nil {

@@ -1,0 +1,82 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"runtime"
+	"slices"
+
+	"github.com/sidekey/sidekey/policy"
+)
+
+// maxChecked bounds the bodies that conditions read. A body is large as JSON values: this many of
+// them are looked at at one time.
+const maxChecked = 1 << 20
+
+func newCheckSlots() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
+
+// conditioned reports whether a route of the policy asks for more than host, path and method.
+func conditioned(p *policy.Policy) bool {
+	return slices.ContainsFunc(p.Routes(), func(r *policy.Route) bool { return len(r.Conditions()) > 0 })
+}
+
+// request is what the policy decides on. Where conditions look at a request they see what will be
+// sent: the header that goes on, and a body that is kept.
+func (ex *exchange) request() (policy.Request, *refusal) {
+	req := policy.Request{Method: ex.r.Method, Target: ex.target, WebSocket: ex.upgrade}
+	if !ex.gen.conditioned {
+		return req, nil
+	}
+	req.Session, req.Now = ex.s.cfg.Session, ex.started
+	req.Header = http.Header{}
+	for name, values := range forwarded(ex.r.Header) {
+		f := folded(name)
+		if req.Header[f] != nil { // some servers would take the one, some the other
+			return req, &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has two headers that are one to many servers: " + f}
+		}
+		req.Header[f] = values
+	}
+	if ex.r.ContentLength != 0 {
+		ex.checked.ex = ex
+		req.Body = &ex.checked
+	}
+	return req, nil
+}
+
+// A checkedBody is the request's body as conditions read it. Its bytes are those that are sent.
+type checkedBody struct {
+	ex   *exchange
+	err  error
+	slot bool
+}
+
+// Bytes implements [policy.Body].
+func (b *checkedBody) Bytes() ([]byte, error) {
+	if b.err = b.ex.keep(maxChecked); b.err != nil {
+		return nil, b.err
+	}
+	// Only now: a body takes as long to arrive as the agent likes.
+	b.ex.s.checks <- struct{}{}
+	b.slot = true
+	return b.ex.held, nil
+}
+
+// done is to be called when the decision has been made.
+func (b *checkedBody) done() {
+	if b.slot {
+		b.slot = false
+		<-b.ex.s.checks
+	}
+}
+
+// refused says why no decision could be made on the body, whatever the policy's mode. It is nil if
+// one was made; that the body is too large is for the policy to judge.
+func (b *checkedBody) refused() *refusal {
+	switch {
+	case b.err == nil, errors.Is(b.err, errTooLarge):
+		return nil
+	case errors.Is(b.err, errNoRoom):
+		return &refusal{status: http.StatusServiceUnavailable, reason: "overloaded", route: b.ex.rec.Route, detail: "no room for another body that has to be checked"}
+	}
+	return b.ex.brokenBody()
+}

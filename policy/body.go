@@ -15,34 +15,47 @@ import (
 type Body interface {
 	// Bytes returns the whole body as it was sent, its content coding included. A decision calls it
 	// at most once and does not change what it returns. An error, such as that of a body larger
-	// than the caller is willing to hold, denies the request with [BodyNotAcceptable].
+	// than the caller is willing to hold, denies the request with [BodyNotAcceptable]; as does a body
+	// larger than the Limits.Body of the route whose condition needs it. Which route that is shows
+	// only then; [Policy.BodyBound] is enough for all of them.
 	Bytes() ([]byte, error)
 }
 
-// maxJSONDepth bounds the nesting of a body, which an agent chooses.
-const maxJSONDepth = 100
+// An agent chooses what a body looks like: these bound its nesting, and how many values and names
+// it has, of which each takes some 100 bytes of memory.
+const (
+	maxJSONDepth  = 100
+	maxJSONValues = 200_000
+)
 
 // readJSON returns the body as JSON: nil, bool, string, int64, uint64, float64, []any and
 // map[string]any.
 func (ev *evaluation) readJSON() (any, error) {
-	return ev.json.get(func() (any, error) {
-		if !isJSON(ev.request.Header) {
-			return nil, unacceptable("the body's content type is not JSON in UTF-8")
+	value, err := ev.json.get(ev.parseBody)
+	if err == nil && ev.size > ev.limit {
+		return nil, unacceptable("the body is larger than limits.body of the route, or 1 MiB where it has none")
+	}
+	return value, err
+}
+
+func (ev *evaluation) parseBody() (any, error) {
+	if !isJSON(ev.request.Header) {
+		return nil, unacceptable("the body's content type is not JSON in UTF-8")
+	}
+	for _, coding := range ev.request.Header["Content-Encoding"] {
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			return nil, unacceptable("the body has a content coding")
 		}
-		for _, coding := range ev.request.Header["Content-Encoding"] {
-			if coding != "" && !strings.EqualFold(coding, "identity") {
-				return nil, unacceptable("the body has a content coding")
-			}
-		}
-		if ev.request.Body == nil {
-			return nil, unacceptable("there is no body")
-		}
-		src, err := ev.request.Body.Bytes()
-		if err != nil {
-			return nil, unacceptable("the body cannot be read, or is too large to be checked")
-		}
-		return parseJSON(src)
-	})
+	}
+	if ev.request.Body == nil {
+		return nil, unacceptable("there is no body")
+	}
+	src, err := ev.request.Body.Bytes()
+	if err != nil {
+		return nil, unacceptable("the body cannot be read, or is too large to be checked")
+	}
+	ev.size = int64(len(src))
+	return parseJSON(src)
 }
 
 // isJSON reports whether a Content-Type is that of JSON: application/json or a type that ends in
@@ -59,8 +72,8 @@ func isJSON(header map[string][]string) bool {
 // things: no name stands twice in an object, not even in another case, and no string has half a
 // character.
 func parseJSON(src []byte) (any, error) {
-	dec := jsontext.NewDecoder(bytes.NewReader(src))
-	value, err := readValue(dec, maxJSONDepth)
+	dec := &jsonReader{jsontext.NewDecoder(bytes.NewReader(src)), maxJSONValues}
+	value, err := dec.readValue(maxJSONDepth)
 	if err == nil {
 		if _, err = dec.ReadToken(); errors.Is(err, io.EOF) {
 			return value, nil
@@ -77,13 +90,23 @@ func parseJSON(src []byte) (any, error) {
 	return nil, unacceptable("the body is not JSON")
 }
 
-func readValue(dec *jsontext.Decoder, depth int) (any, error) {
+// A jsonReader reads values until it has read too many.
+type jsonReader struct {
+	*jsontext.Decoder
+	left int
+}
+
+func (dec *jsonReader) readValue(depth int) (any, error) {
 	token, err := dec.ReadToken()
 	if err != nil {
 		return nil, err
 	}
-	if depth == 0 {
+	dec.left--
+	switch {
+	case depth == 0:
 		return nil, unacceptable("the body is nested more than %d levels deep", maxJSONDepth)
+	case dec.left < 0:
+		return nil, unacceptable("the body has more than %d values", maxJSONValues)
 	}
 	switch token.Kind() {
 	case jsontext.KindTrue, jsontext.KindFalse:
@@ -93,17 +116,17 @@ func readValue(dec *jsontext.Decoder, depth int) (any, error) {
 	case jsontext.KindNumber:
 		return parseNumber(token.String())
 	case jsontext.KindBeginArray:
-		return readArray(dec, depth-1)
+		return dec.readArray(depth - 1)
 	case jsontext.KindBeginObject:
-		return readObject(dec, depth-1)
+		return dec.readObject(depth - 1)
 	}
 	return nil, nil
 }
 
-func readArray(dec *jsontext.Decoder, depth int) (any, error) {
+func (dec *jsonReader) readArray(depth int) (any, error) {
 	list := []any{}
 	for dec.PeekKind() != jsontext.KindEndArray {
-		value, err := readValue(dec, depth)
+		value, err := dec.readValue(depth)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +136,7 @@ func readArray(dec *jsontext.Decoder, depth int) (any, error) {
 	return list, err
 }
 
-func readObject(dec *jsontext.Decoder, depth int) (any, error) {
+func (dec *jsonReader) readObject(depth int) (any, error) {
 	object, folded := map[string]any{}, map[string]bool{}
 	for dec.PeekKind() != jsontext.KindEndObject {
 		token, err := dec.ReadToken()
@@ -127,7 +150,7 @@ func readObject(dec *jsontext.Decoder, depth int) (any, error) {
 			return nil, unacceptable("the body has an object with the same name twice, but for case")
 		}
 		folded[fold] = true
-		if object[name], err = readValue(dec, depth); err != nil {
+		if object[name], err = dec.readValue(depth); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,15 +55,18 @@ type evaluation struct {
 	request Request
 	path    string // the pattern of the candidate, as the file has it
 
-	refused *refusal
-	by      *Route // the route whose condition refused
-	cost    uint64
-	trace   bool
-	values  []ConditionValue // if trace
+	refused  *refusal
+	by       *Route // the route whose condition refused
+	reported *end   // the first in mode report whose conditions are not met, or refused
+	limit    int64  // of the candidate's body; 0 is none
+	cost     uint64
+	trace    bool
+	values   []ConditionValue // if trace
 
 	query   once[map[string][]string]
 	headers map[string]string
 	json    once[any]
+	size    int64 // of the body that json was read from
 	graphql once[graphQLRequest]
 }
 
@@ -85,6 +89,9 @@ func (o *once[T]) get(read func() (T, error)) (T, error) {
 // cannot be decided. The latter is noted in refused.
 func (ev *evaluation) accepts(e *end) bool {
 	met, err := ev.check(e.route, e.path)
+	if !met && e.route.trial && ev.reported == nil {
+		ev.reported = e
+	}
 	if err != nil {
 		ev.refused, ev.by = err, e.route
 		return true
@@ -95,7 +102,7 @@ func (ev *evaluation) accepts(e *end) bool {
 // check evaluates the conditions of route, one of whose patterns is path, up to the first that
 // does not hold.
 func (ev *evaluation) check(route *Route, path string) (met bool, refused *refusal) {
-	ev.path = path
+	ev.path, ev.limit = path, cmp.Or(route.Limits.Body, defaultBody)
 	for _, c := range route.conditions {
 		holds, err := c.holds(ev)
 		if ev.trace {
@@ -123,16 +130,25 @@ func (ev *evaluation) note(route *Route, c condition, holds bool, err error) {
 func (ev *evaluation) decide(exact, wildcard *site) Decision {
 	r := &ev.request
 	e := find(exact, wildcard, &probe{path: r.Target.Path, method: r.Method, eval: ev})
-	if ev.refused != nil {
-		return Decision{Reason: ev.refused.reason, Detail: fmt.Sprintf("route %s: %s", ev.by.Name, ev.refused.msg)}
+	switch {
+	case ev.refused != nil:
+		return ev.deny(Decision{Reason: ev.refused.reason, Detail: fmt.Sprintf("route %s: %s", ev.by.Name, ev.refused.msg)})
+	case e == nil:
+		return ev.deny(Decision{Reason: ConditionNotMet})
 	}
-	if e == nil {
-		return Decision{Reason: ConditionNotMet}
+	return grant(e, r)
+}
+
+// deny returns d, a denial, or what becomes of it if the search came to a route in mode report.
+func (ev *evaluation) deny(d Decision) Decision {
+	if ev.reported == nil {
+		return d
 	}
-	if reason := ungranted(e.route, r); reason != "" {
-		return Decision{Reason: reason}
+	allowed := grant(ev.reported, &ev.request)
+	if allowed.Allow {
+		allowed.Reported, allowed.Detail = d.Reason, d.Detail
 	}
-	return Decision{Allow: true, Reason: Allowed, Route: e.route, Path: e.path}
+	return allowed
 }
 
 // readQuery returns the decoded parameters of the query by their decoded names.

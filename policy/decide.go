@@ -67,7 +67,12 @@ type Decision struct {
 	Route  *Route // the route that allows; nil if denied
 	Path   string // the pattern of the route that the path matches; empty if denied
 
-	// Detail says which condition failed and how, if Reason is [ConditionFailed] or
+	// Reported is why the request would be denied if Route were not in mode [Report]:
+	// [ConditionNotMet], [ConditionFailed] or [BodyNotAcceptable]. It is empty if Allow is false, or
+	// if the request is allowed anyway.
+	Reported Reason
+
+	// Detail says which condition failed and how, if Reason or Reported is [ConditionFailed] or
 	// [BodyNotAcceptable]. It holds nothing of the request.
 	Detail string
 }
@@ -191,6 +196,11 @@ func (p *Policy) decide(r *Request, ev *evaluation) Decision {
 		}
 		return ev.decide(exact, wildcard)
 	}
+	return grant(e, r)
+}
+
+// grant allows r by e, or denies it if it needs what the route does not grant.
+func grant(e *end, r *Request) Decision {
 	if reason := ungranted(e.route, r); reason != "" {
 		return Decision{Reason: reason}
 	}

@@ -18,8 +18,8 @@ const (
 type Explanation struct {
 	Decision
 
-	// Misses are the routes that came nearest to allowing a denied request, the nearest first,
-	// at most five.
+	// Misses are the routes that came nearest to allowing a request that is denied, or reported,
+	// the nearest first, at most five.
 	Misses []Miss
 
 	// Conditions are the conditions that were evaluated to decide, in that order.
@@ -39,13 +39,14 @@ type Miss struct {
 	Differs []string // such as "method: DELETE is not one of GET, HEAD, OPTIONS"
 }
 
-// Explain returns what [Policy.Decide] returns and, for a denied request, the nearest misses.
+// Explain returns what [Policy.Decide] returns and, unless the request is simply allowed, the
+// nearest misses.
 // It looks at every route: it is for people, not for the way of a request.
 func (p *Policy) Explain(r Request) Explanation {
 	ev := evaluation{request: r, trace: true}
 	e := Explanation{Decision: p.decide(&r, &ev)}
 	e.Conditions = ev.values
-	if e.Allow {
+	if e.Allow && e.Reported == "" {
 		return e
 	}
 	type ranked struct {

@@ -36,6 +36,9 @@ func (g *GraphQL) String() string {
 }
 
 func (g *GraphQL) holds(ev *evaluation) (bool, error) {
+	if _, err := ev.readJSON(); err != nil {
+		return false, err // which may be so for this route alone
+	}
 	r, err := ev.graphql.get(ev.readGraphQL)
 	if err != nil {
 		return false, err

@@ -22,7 +22,14 @@ func (d *decoder) wrongInside(v strictyaml.Value, offset int, msg, hint string) 
 	v.Wrong(msg, hint)
 	d.inside[key] = key.Where
 	prefix, line, column := splitWhere(key.Where)
-	if line, column, ok := d.source.locate(line, column, []rune(text), offset); ok {
+	f := d.fileOf(prefix)
+	if f == nil {
+		return
+	}
+	if f.text == nil {
+		f.text = newSource(f.src)
+	}
+	if line, column, ok := f.text.locate(line, column, []rune(text), offset); ok {
 		d.inside[key] = fmt.Sprintf("%s:%d:%d", prefix, line, column)
 	}
 }

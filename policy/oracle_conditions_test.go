@@ -8,8 +8,9 @@ import (
 )
 
 // oracleConditions returns the most specific candidate whose condition holds, or whether one that
-// comes before it fails.
-func oracleConditions(matching []*candidate, r policy.Request) (best *candidate, failed bool) {
+// comes before it fails; and the most specific one in mode report up to there whose condition does
+// not hold.
+func oracleConditions(matching []*candidate, r policy.Request) (best, reported *candidate, failed bool) {
 	slices.SortFunc(matching, func(a, b *candidate) int {
 		switch {
 		case a.beats(b):
@@ -21,14 +22,17 @@ func oracleConditions(matching []*candidate, r policy.Request) (best *candidate,
 	})
 	for _, c := range matching {
 		holds, ok := conditions[c.route.When](r)
-		if !ok {
-			return nil, true
+		if ok && holds {
+			return c, reported, false
 		}
-		if holds {
-			return c, false
+		if reported == nil && c.route.Mode == policy.Report {
+			reported = c
+		}
+		if !ok {
+			return nil, reported, true
 		}
 	}
-	return nil, false
+	return nil, reported, false
 }
 
 // conditions are what the oracle knows of some conditions: whether they hold, and whether they can

@@ -114,12 +114,21 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 			matching = append(matching, c)
 		}
 	}
-	best, failed := oracleConditions(matching, r)
+	best, reported, failed := oracleConditions(matching, r)
+	var denial policy.Reason
 	switch {
 	case failed:
-		return policy.Decision{Reason: policy.ConditionFailed}
+		denial = policy.ConditionFailed
 	case best == nil && len(matching) > 0:
-		return policy.Decision{Reason: policy.ConditionNotMet}
+		denial = policy.ConditionNotMet
+	}
+	if denial != "" && reported == nil {
+		return policy.Decision{Reason: denial}
+	}
+	if denial != "" {
+		best = reported
+	}
+	switch {
 	case best != nil && r.WebSocket && !best.route.WebSocket:
 		return policy.Decision{Reason: policy.WebSocketNotAllowed}
 	case best != nil && !best.route.AllowEncodedSlash && slashIn(r.Target.Path):
@@ -127,7 +136,7 @@ func oracle(cs []candidate, r policy.Request) policy.Decision {
 	case best != nil && !best.route.AllowEncodedPercent && encodedTwice.MatchString(r.Target.Path):
 		return policy.Decision{Reason: policy.EncodedPercentNotAllowed}
 	case best != nil:
-		return policy.Decision{Allow: true, Reason: policy.Allowed, Route: best.route, Path: best.text}
+		return policy.Decision{Allow: true, Reason: policy.Allowed, Route: best.route, Path: best.text, Reported: denial}
 	case path:
 		return policy.Decision{Reason: policy.MethodNotAllowed}
 	case origin:
@@ -253,6 +262,9 @@ func drawRoute(t *rapid.T, i int) *policy.Route {
 	}
 	if rapid.IntRange(0, 3).Draw(t, "conditioned") == 0 {
 		r.When = rapid.SampledFrom(slices.Sorted(maps.Keys(conditions))).Draw(t, "when")
+		if rapid.IntRange(0, 2).Draw(t, "report") == 0 {
+			r.Mode = policy.Report
+		}
 	}
 	exact := []string{"a", "b", "*", "*", "{x}"}
 	if r.AllowEncodedSlash {
@@ -297,6 +309,9 @@ func file(routes []*policy.Route) string {
 			strings.Join(r.Methods, ", "), strings.Join(r.Paths, "', '"), r.WebSocket, r.AllowEncodedSlash, r.AllowEncodedPercent)
 		if r.When != "" {
 			fmt.Fprintf(&b, ", when: '%s'", r.When)
+		}
+		if r.Mode == policy.Report {
+			b.WriteString(", mode: report")
 		}
 		b.WriteString("}\n")
 	}
@@ -358,14 +373,16 @@ func TestDecideAgreesWithOracle(t *testing.T) {
 		for range 40 {
 			r := drawRequest(t)
 			got, want := p.Decide(r), oracle(cs, r)
-			if got.Reason == policy.ConditionFailed || got.Reason == policy.BodyNotAcceptable {
-				if got.Detail == "" {
-					t.Fatalf("%s %s: no detail", r.Method, r.Target)
+			for _, pair := range [][2]*policy.Reason{{&got.Reason, &want.Reason}, {&got.Reported, &want.Reported}} {
+				if *pair[0] == policy.ConditionFailed || *pair[0] == policy.BodyNotAcceptable {
+					if got.Detail == "" {
+						t.Fatalf("%s %s: no detail", r.Method, r.Target)
+					}
+					want.Detail = got.Detail
 				}
-				want.Detail = got.Detail
-			}
-			if got.Reason == policy.BodyNotAcceptable && want.Reason == policy.ConditionFailed {
-				want.Reason = got.Reason
+				if *pair[0] == policy.BodyNotAcceptable && *pair[1] == policy.ConditionFailed {
+					*pair[1] = *pair[0]
+				}
 			}
 			if got != want {
 				t.Fatalf("%s %s: got %+v, want %+v\n%s", r.Method, r.Target, got, want, file(routes))
@@ -389,10 +406,11 @@ func checkExplanation(t *rapid.T, p *policy.Policy, r policy.Request, want polic
 	if e.Decision != want {
 		t.Fatalf("%s %s: Explain decides %+v, Decide %+v", r.Method, r.Target, e.Decision, want)
 	}
-	if e.Allow && len(e.Misses) > 0 || len(e.Misses) > 5 {
+	plain := e.Allow && e.Reported == ""
+	if plain && len(e.Misses) > 0 || len(e.Misses) > 5 {
 		t.Fatalf("%s %s: allowed %v with %d misses", r.Method, r.Target, e.Allow, len(e.Misses))
 	}
-	if !e.Allow && e.Reason != policy.HostNotAllowed && len(e.Misses) == 0 {
+	if !plain && e.Reason != policy.HostNotAllowed && len(e.Misses) == 0 {
 		t.Fatalf("%s %s: denied for %s without a miss", r.Method, r.Target, e.Reason)
 	}
 	for _, m := range e.Misses {

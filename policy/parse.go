@@ -1,41 +1,71 @@
 package policy
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
-
-	"cel.dev/cel-go/cel"
 
 	"github.com/sidekey/sidekey/internal/strictyaml"
 )
 
-// Parse reads a policy file. filename is used in positions only. The error is a [Mistakes]
-// that holds everything wrong in the file (errors.As finds it); there is no policy then. The
-// file's own tests are read but not run: see [Policy.RunTests].
+// Parse reads a policy that is one file. filename is used in positions, and its last segment is
+// the file's name in [Policy.Files]. The error is a [Mistakes] that holds everything wrong in the
+// file (errors.As finds it); there is no policy then. A file that includes others or names a prompt
+// is a mistake: see [ParseFiles]. The file's own tests are read but not run: see [Policy.RunTests].
 func Parse(filename string, src []byte) (*Policy, error) {
-	doc, root := strictyaml.Parse(filename, src)
-	sum := sha256.Sum256(src)
-	d := decoder{policy: &Policy{sha256: hex.EncodeToString(sum[:])}, source: newSource(src)}
-	d.decode(root)
-	if err := doc.Err(); err != nil {
-		var mistakes Mistakes
-		if errors.As(err, &mistakes) {
-			d.putInside(mistakes)
-		}
-		return nil, err
+	dir, name := path.Split(filename)
+	return parse(dir, name, src, nil)
+}
+
+// ParseFiles reads a policy with the files that it includes and its prompt. read returns the
+// content of a file by its name: relative to the directory of filename, with slashes, and never
+// out of it. It is called once per file, first with the last segment of filename, and must return
+// all of them as they are at one time, which in a mounted ConfigMap means: through one resolution
+// of its ..data link. If the first call fails, the error wraps that of read; any other error is a
+// [Mistakes], as of [Parse], in which each mistake has the place in its own file, below the
+// directory of filename.
+func ParseFiles(filename string, read func(name string) ([]byte, error)) (*Policy, error) {
+	dir, name := path.Split(filename)
+	src, err := read(name)
+	if err != nil {
+		return nil, fmt.Errorf("read policy: %w", err)
 	}
-	d.policy.warnings = doc.Warnings()
+	return parse(dir, name, src, read)
+}
+
+// parse is [ParseFiles] for the file name below dir; read may be nil.
+func parse(dir, name string, src []byte, read func(string) ([]byte, error)) (*Policy, error) {
+	d := decoder{
+		policy: &Policy{}, dir: dir, read: read,
+		unread:     map[string]error{},
+		routeNames: map[string]strictyaml.Value{},
+		used:       map[string]bool{},
+		ties:       map[tieKey][]claim{},
+		hosts:      map[Authority][]named{},
+		inside:     map[Mistake]string{},
+	}
+	d.load(name, src, nil)
+	d.decode()
+	if mistakes := d.mistakes(); mistakes != nil {
+		return nil, mistakes
+	}
+	d.policy.files, d.policy.sha256 = d.sum()
+	d.policy.warnings = d.warnings()
 	d.policy.index = newIndex(d.policy.routes)
 	return d.policy, nil
 }
 
-// A decoder fills a policy from a file. It goes on after a mistake, so that all are found; what
+// A decoder fills a policy from its files. It goes on after a mistake, so that all are found; what
 // it has filled in by then is of no use.
 type decoder struct {
 	policy *Policy
+
+	dir    string // what positions have before the names of files; empty, or with a slash at the end
+	read   func(name string) ([]byte, error)
+	unread map[string]error // why files could not be read, by name
+	files  []*file          // as they were read, the policy's own first
+	order  []*file          // as they are decoded, what a file includes before it
 
 	credentials []declared
 	routeNames  map[string]strictyaml.Value
@@ -43,23 +73,36 @@ type decoder struct {
 	ties        map[tieKey][]claim
 	hosts       map[Authority][]named
 
-	source source             // the file
+	whens  []uncompiled       // the conditions in CEL
+	bodies []bounded          // the limits on bodies
 	inside map[Mistake]string // places of mistakes inside of texts
-	cel    *cel.Env           // nil before the first condition
 }
 
-func (d *decoder) decode(root strictyaml.Value) {
-	d.routeNames = map[string]strictyaml.Value{}
-	d.used = map[string]bool{}
-	d.ties = map[tieKey][]claim{}
-	d.hosts = map[Authority][]named{}
-	d.inside = map[Mistake]string{}
-	m := root.Mapping("version", "role", "description", "mode", "credentials", "routes", "tests")
-
-	version := m.Need("version", "write version: 1")
-	if n, ok := version.Int(); ok && n != 1 {
-		version.Wrong(fmt.Sprintf("version %d is not known", n), "write version: 1")
+func (d *decoder) decode() {
+	d.decodeRole(d.files[0].root)
+	authorized := d.decodePrompt(d.files[0].root.Get("prompt"))
+	for _, f := range d.order {
+		d.decodeCredentials(f.root.Get("credentials"))
 	}
+	for _, f := range d.order {
+		for _, v := range f.root.Get("routes").List() {
+			d.decodeRoute(v)
+		}
+	}
+	d.compileWhens()
+	d.checkHeldBodies()
+	d.checkCredentials()
+	d.checkTunnels()
+	d.checkAuthorized(authorized)
+	for _, f := range d.order {
+		for _, v := range f.root.Get("tests").List() {
+			d.decodeTest(v)
+		}
+	}
+}
+
+// decodeRole decodes what a policy says once: of the role as a whole.
+func (d *decoder) decodeRole(m strictyaml.Mapping) {
 	role := m.Need("role", "write the agent's role, such as role: pr-reviewer")
 	if s, ok := role.Text(); ok {
 		d.policy.role = s
@@ -73,16 +116,13 @@ func (d *decoder) decode(root strictyaml.Value) {
 	if s, ok := m.Get("mode").Choice("enforce", "report"); ok && s == "report" {
 		d.policy.mode = Report
 	}
-	d.decodeCredentials(m.Get("credentials"))
-	for _, v := range m.Need("routes", "write at least one route; without one everything is denied").List() {
-		d.decodeRoute(v)
-	}
-	d.checkCredentials()
-	d.checkTunnels()
-	if m.Has("tests") {
-		for _, v := range m.Get("tests").List() {
-			d.decodeTest(v)
-		}
+	d.policy.budget = decodeBudget(m.Get("budget"))
+	routed := slices.ContainsFunc(d.files, func(f *file) bool { return f.root.Has("routes") })
+	switch {
+	case !m.Has("include"):
+		m.Need("routes", "write at least one route; without one everything is denied")
+	case !routed && d.mistakes() == nil:
+		m.Key("include").Wrong("none of the files has a route, and so everything is denied", "write at least one")
 	}
 }
 

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sidekey/sidekey/internal/strictyaml"
@@ -35,6 +36,10 @@ func (d *decoder) decodeCredentials(v strictyaml.Value) {
 			inject.Wrong("a client certificate comes from Vault", "write from: {vault: {path: pki/issue/ROLE, method: write, data: {common_name: NAME}}}")
 		}
 		c.Prefetch, _ = m.Get("prefetch").Bool()
+		if i := slices.IndexFunc(d.credentials, func(c declared) bool { return c.name == e.Name }); i >= 0 {
+			e.Key.Wrong(fmt.Sprintf("the credential %s has the name %s already", placeFrom(e.Key, d.credentials[i].key), e.Name), "write another name, or remove one of the two")
+			continue
+		}
 		d.policy.credentials = append(d.policy.credentials, c)
 		d.credentials = append(d.credentials, declared{
 			name: c.Name, key: e.Key, inject: inject,

@@ -18,7 +18,7 @@ var accessMethods = map[string][]string{
 var (
 	routeKeys = []string{
 		"name", "host", "access", "methods", "paths", "query", "headers", "content_type", "grpc", "graphql", "when", "credential", "reason", "websocket",
-		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "tunnel",
+		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "limits", "mode", "tunnel",
 	}
 	tunnelKeys = []string{"name", "host", "reason", "tunnel"}
 )
@@ -65,13 +65,14 @@ func (d *decoder) decodeRoute(v strictyaml.Value) {
 		host.Warn(fmt.Sprintf("the credential goes to every name under %s", r.Host[2:]), "write the hosts that need it")
 	}
 	d.decodeMatches(m, r)
-	checked := d.decodeWhen(m.Get("when"), r)
+	d.decodeWhen(m.Get("when"), r)
+	r.Limits = d.decodeLimits(m.Get("limits"), r)
+	d.decodeRouteMode(m, r)
 	if r.GRPC != nil {
 		d.addCalls(calls, r)
 	} else {
 		d.decodePaths(m.Need("paths", `write ["/**"] for every path`), r)
 	}
-	d.checkParams(m.Get("when"), checked, r)
 }
 
 func (d *decoder) decodeRouteName(m strictyaml.Mapping, r *Route) {
@@ -83,10 +84,38 @@ func (d *decoder) decodeRouteName(m strictyaml.Mapping, r *Route) {
 	r.Name = s
 	checkRef(name, s)
 	if first, taken := d.routeNames[s]; taken {
-		name.Wrong(fmt.Sprintf("the route on line %d has the name %s already", first.Line(), s), "write another name")
+		name.Wrong(fmt.Sprintf("the route %s has the name %s already", placeFrom(name, first), s), "write another name")
 		return
 	}
 	d.routeNames[s] = name
+}
+
+// placeFrom says to a reader of v where other is: on which line, or in which other file.
+func placeFrom(v, other strictyaml.Value) string {
+	here, _, _ := splitWhere(v.Where())
+	if there, _, _ := splitWhere(other.Where()); there == here {
+		return fmt.Sprintf("on line %d", other.Line())
+	}
+	return "at " + other.Where()
+}
+
+// decodeRouteMode decodes the mode of a route whose conditions and limits are known.
+func (d *decoder) decodeRouteMode(m strictyaml.Mapping, r *Route) {
+	r.Mode = d.policy.mode
+	mode := m.Get("mode")
+	word, ok := mode.Choice("enforce", "report")
+	switch {
+	case !ok:
+	case word == "enforce" && d.policy.mode == Report:
+		mode.Wrong("the policy is in mode report: what its routes refuse is let through, whatever they say",
+			"remove mode here, or write it on the routes that are to report and mode: enforce at the top")
+	case word == "report" && !r.conditioned() && r.Limits == (Limits{}):
+		mode.Warn("nothing is reported: the route has no conditions and no limits", "remove mode")
+		r.Mode, r.trial = Report, true
+	case word == "report":
+		mode.Warn("the conditions and limits of the route refuse nothing, they are recorded only", "remove mode when the records show what you expect")
+		r.Mode, r.trial = Report, true
+	}
 }
 
 func (d *decoder) decodeRouteCredential(m strictyaml.Mapping, r *Route) {
@@ -260,11 +289,15 @@ func (d *decoder) checkTie(r *Route, shape string, path strictyaml.Value) {
 		if differs == "" || !methodsTie(c.route.Methods, r.Methods) || conditionsDecide(c.route, r) {
 			continue
 		}
+		another := "another "
+		if differs == "limits" {
+			another = "other "
+		}
 		hint := "make the paths or the methods of one narrower"
 		if c.route.conditioned() && r.conditioned() {
 			hint = "let their conditions exclude each other"
 		}
-		path.Wrong(fmt.Sprintf("matches the same requests as the path at %s, of route %s with another %s", c.path.Where(), c.route.Name, differs),
+		path.Wrong(fmt.Sprintf("matches the same requests as the path at %s, of route %s with %s", c.path.Where(), c.route.Name, another+differs),
 			fmt.Sprintf("give both routes the same %s, or %s", differs, hint))
 		return
 	}
@@ -304,6 +337,10 @@ func differentEffect(a, b *Route) string {
 		return "allow_encoded_slash"
 	case a.AllowEncodedPercent != b.AllowEncodedPercent:
 		return "allow_encoded_percent"
+	case a.Limits != b.Limits:
+		return "limits"
+	case a.Mode != b.Mode && a.Limits != (Limits{}):
+		return "mode"
 	}
 	return ""
 }

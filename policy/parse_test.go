@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,8 +42,10 @@ func files(t testing.TB, pattern string) map[string][]byte {
 	return m
 }
 
+var update = flag.Bool("update", false, "rewrite the mistakes that the files under testdata want")
+
 // TestParseMistakes: each *.bad.yaml says at its foot which mistakes it has: all of them, in
-// order, as "# want: LINE:COLUMN part of 'path: message; hint'".
+// order, as "# want: LINE:COLUMN part of 'path: message; hint'". With -update the file is rewritten.
 func TestParseMistakes(t *testing.T) {
 	for name, src := range files(t, "testdata/*.bad.yaml") {
 		t.Run(filepath.Base(name), func(t *testing.T) {
@@ -56,6 +59,10 @@ func TestParseMistakes(t *testing.T) {
 			var got policy.Mistakes
 			if !errors.As(err, &got) || p != nil {
 				t.Fatalf("Parse: policy %v, error %v", p, err)
+			}
+			if *update {
+				rewrite(t, name, src, got)
+				return
 			}
 			for i, m := range got {
 				line := oneLine(m)
@@ -72,6 +79,19 @@ func TestParseMistakes(t *testing.T) {
 				t.Errorf("missing: %s", w)
 			}
 		})
+	}
+}
+
+// rewrite replaces what the file name wants by got.
+func rewrite(t *testing.T, name string, src []byte, got policy.Mistakes) {
+	t.Helper()
+	text, _, _ := strings.Cut(string(src), "\n# want: ")
+	text = strings.TrimRight(text, "\n") + "\n\n"
+	for _, m := range got {
+		text += "# want: " + oneLine(m) + "\n"
+	}
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -97,11 +117,11 @@ func TestParseFull(t *testing.T) {
 		t.Errorf("got role %q, mode %v, description %q, SHA-256 %q", p.Role(), p.Mode(), p.Description(), p.SHA256())
 	}
 	wantCredentials := []policy.Credential{
-		{"vault", policy.From{Vault: &policy.VaultFrom{Path: "secret/data/x", Field: "password", UserField: "user", MaxAge: time.Hour}}, policy.Inject{Basic: &policy.BasicInject{}}, true, "full.yaml:10:3"},
-		{"oidc", policy.From{Vault: &policy.VaultFrom{Path: "identity/oidc/token/full", Field: "token"}}, policy.Inject{Bearer: &policy.BearerInject{}}, true, "full.yaml:13:3"},
-		{"file", policy.From{File: &policy.FileFrom{"/run/x", 90 * time.Second}}, policy.Inject{Header: &policy.HeaderInject{"X-Api-Key", "Key "}}, true, "full.yaml:16:3"},
-		{"exec", policy.From{Exec: &policy.ExecFrom{[]string{"gh", "auth", "token", ""}, 90 * time.Minute, 500 * time.Millisecond}}, policy.Inject{Query: &policy.QueryInject{"api_key"}}, true, "full.yaml:19:3"},
-		{"env", policy.From{Env: &policy.EnvFrom{"TOKEN"}}, policy.Inject{Basic: &policy.BasicInject{"bot"}}, true, "full.yaml:22:3"},
+		{"vault", policy.From{Vault: &policy.VaultFrom{Path: "secret/data/x", Field: "password", UserField: "user", MaxAge: time.Hour}}, policy.Inject{Basic: &policy.BasicInject{}}, true, "full.yaml:11:3"},
+		{"oidc", policy.From{Vault: &policy.VaultFrom{Path: "identity/oidc/token/full", Field: "token"}}, policy.Inject{Bearer: &policy.BearerInject{}}, true, "full.yaml:14:3"},
+		{"file", policy.From{File: &policy.FileFrom{"/run/x", 90 * time.Second}}, policy.Inject{Header: &policy.HeaderInject{"X-Api-Key", "Key "}}, true, "full.yaml:17:3"},
+		{"exec", policy.From{Exec: &policy.ExecFrom{[]string{"gh", "auth", "token", ""}, 90 * time.Minute, 500 * time.Millisecond}}, policy.Inject{Query: &policy.QueryInject{"api_key"}}, true, "full.yaml:20:3"},
+		{"env", policy.From{Env: &policy.EnvFrom{"TOKEN"}}, policy.Inject{Basic: &policy.BasicInject{"bot"}}, true, "full.yaml:23:3"},
 	}
 	if diff := cmp.Diff(p.Credentials(), wantCredentials); diff != "" {
 		t.Errorf("credentials (-got +want)\n%s", diff)
@@ -109,18 +129,26 @@ func TestParseFull(t *testing.T) {
 	readWrite := []string{"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 	all := []string{"/**"}
 	wantRoutes := []*policy.Route{
-		{Name: "vault", Scheme: "https", Host: "api.example.com", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/", "/user", "/repos/{owner}/*/**", "/**/x/", "/%c3%a4"}, Credential: "vault", Reason: "shows everything", WebSocket: true, Where: "full.yaml:26:5"},
-		{Name: "oidc", Scheme: "https", Host: "*.example.com", Port: 8443, Methods: []string{"GET", "M-SEARCH", "MKCOL"}, Paths: all, Credential: "oidc", Where: "full.yaml:33:5"},
-		{Name: "file", Scheme: "https", Host: "2001:db8::1", Port: 443, Methods: readWrite, Paths: all, Credential: "file", Where: "full.yaml:34:5"},
-		{Name: "exec", Scheme: "https", Host: "192.0.2.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "exec", Where: "full.yaml:35:5"},
-		{Name: "env", Scheme: "https", Host: "127.0.0.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", ReplaySafe: true, Where: "full.yaml:36:5"},
-		{Name: "plain", Scheme: "http", Host: "internal.example", Port: 8080, Methods: readWrite, Paths: all, Where: "full.yaml:37:5"},
-		{Name: "encoded", Scheme: "https", Host: "s3.example", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/b%2Fc/%2520/**"}, AllowEncodedSlash: true, AllowEncodedPercent: true, Where: "full.yaml:38:5"},
-		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, WebSocket: true, Outlive: true, Where: "full.yaml:39:5"},
-		{Name: "tunnel", Scheme: "https", Host: "*.pinned.example", Port: 8443, Tunnel: true, Reason: "the client pins its certificate", Where: "full.yaml:40:5"},
-		{Name: "matches", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"PUT"}, Paths: []string{"/x"}, Query: map[string][]string{"state": {"open"}, "a b": {"c", "d"}}, Headers: map[string][]string{"X-Run": {"a", "b"}}, ContentTypes: []string{"application/xml"}, When: `now < timestamp("2027-01-01T00:00:00Z")`, Where: "full.yaml:41:5"},
-		{Name: "grpc", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"POST"}, Paths: []string{"/acme.v1.Builds/GetBuild"}, GRPC: &policy.GRPC{Service: "acme.v1.Builds", Methods: []string{"GetBuild"}}, Where: "full.yaml:42:5"},
-		{Name: "graphql", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"POST"}, Paths: []string{"/graphql"}, GraphQL: &policy.GraphQL{Type: "mutation", Operations: []string{"addComment", "addReaction"}}, Where: "full.yaml:43:5"},
+		{Name: "vault", Scheme: "https", Host: "api.example.com", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/", "/user", "/repos/{owner}/*/**", "/**/x/", "/%c3%a4"}, Credential: "vault", Reason: "shows everything", WebSocket: true, Limits: policy.Limits{Rate: policy.Rate{N: 30, Per: time.Minute}, Body: 64 << 10, Response: 10 << 20, Concurrency: 4, Timeout: 30 * time.Second, Budget: policy.Budget{Requests: 1000, Bytes: 100 << 20}}, Mode: policy.Report, Where: "full.yaml:27:5"},
+		{Name: "oidc", Scheme: "https", Host: "*.example.com", Port: 8443, Methods: []string{"GET", "M-SEARCH", "MKCOL"}, Paths: all, Credential: "oidc", Where: "full.yaml:36:5"},
+		{Name: "file", Scheme: "https", Host: "2001:db8::1", Port: 443, Methods: readWrite, Paths: all, Credential: "file", Where: "full.yaml:37:5"},
+		{Name: "exec", Scheme: "https", Host: "192.0.2.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "exec", Where: "full.yaml:38:5"},
+		{Name: "env", Scheme: "https", Host: "127.0.0.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", ReplaySafe: true, Where: "full.yaml:39:5"},
+		{Name: "plain", Scheme: "http", Host: "internal.example", Port: 8080, Methods: readWrite, Paths: all, Where: "full.yaml:40:5"},
+		{Name: "encoded", Scheme: "https", Host: "s3.example", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/b%2Fc/%2520/**"}, AllowEncodedSlash: true, AllowEncodedPercent: true, Where: "full.yaml:41:5"},
+		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, WebSocket: true, Outlive: true, Where: "full.yaml:42:5"},
+		{Name: "tunnel", Scheme: "https", Host: "*.pinned.example", Port: 8443, Tunnel: true, Reason: "the client pins its certificate", Where: "full.yaml:43:5"},
+		{Name: "matches", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"PUT"}, Paths: []string{"/x"}, Query: map[string][]string{"state": {"open"}, "a b": {"c", "d"}}, Headers: map[string][]string{"X-Run": {"a", "b"}}, ContentTypes: []string{"application/xml"}, When: `now < timestamp("2027-01-01T00:00:00Z")`, Where: "full.yaml:44:5"},
+		{Name: "grpc", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"POST"}, Paths: []string{"/acme.v1.Builds/GetBuild"}, GRPC: &policy.GRPC{Service: "acme.v1.Builds", Methods: []string{"GetBuild"}}, Where: "full.yaml:45:5"},
+		{Name: "graphql", Scheme: "https", Host: "m.example.com", Port: 443, Methods: []string{"POST"}, Paths: []string{"/graphql"}, GraphQL: &policy.GraphQL{Type: "mutation", Operations: []string{"addComment", "addReaction"}}, Where: "full.yaml:46:5"},
+	}
+	for _, r := range wantRoutes {
+		if !r.Tunnel {
+			r.Mode = policy.Report // the file's
+		}
+	}
+	if got, want := p.Budget(), (policy.Budget{Requests: 5000, Bytes: 1 << 30}); got != want {
+		t.Errorf("budget: got %+v, want %+v", got, want)
 	}
 	if diff := cmp.Diff(p.Routes(), wantRoutes, cmpopts.IgnoreUnexported(policy.Route{})); diff != "" {
 		t.Errorf("routes (-got +want)\n%s", diff)

@@ -1,7 +1,7 @@
 // Package policy decides whether an agent's request may leave the pod and which credential
 // it leaves with.
 //
-// A [Policy] is made once, by [Parse], and never changes; to reload, make another and swap
+// A [Policy] is made once, by [Parse] or [ParseFiles], and never changes; to reload, make another and swap
 // it. Its methods do no I/O and are safe for concurrent use.
 //
 // # Targets
@@ -44,6 +44,21 @@
 // request is denied, whatever less specific routes say. The body is read only if the search comes
 // to a route that needs it; what a condition names is read before the condition is evaluated.
 //
+// # Report
+//
+// A policy in mode report denies as any other does; who asks lets the request through all the same,
+// without a credential. A route that itself says mode: report allows where a condition would deny: if the search
+// for a route ends with a denial for a condition, and has come to such routes on the way, the one
+// whose condition could not be evaluated included, then the most specific of them allows the
+// request, with its credential, and [Decision.Reported] is the reason of the denial. Nothing else
+// changes: not what another route allows, nor what no route matches in host, path and method, nor
+// what the route does not grant.
+//
+// # Files
+//
+// A policy may be spread over files: what a file includes counts as if it stood in the policy, before
+// what the file has itself. See [ParseFiles].
+//
 // # Tunnels
 //
 // A route with tunnel: true lets whole connections to its host through, uninspected and without
@@ -66,14 +81,14 @@ type Mistake = strictyaml.Mistake
 // Mistakes are all things wrong in a policy file, in the order of their places.
 type Mistakes = strictyaml.Mistakes
 
-// Mode says what becomes of a denied request. The zero Mode is none: treat it as [Enforce].
+// Mode says what becomes of what is refused. The zero Mode is none: treat it as [Enforce].
 type Mode int
 
 const (
 	// Enforce refuses what the policy denies.
 	Enforce Mode = iota + 1
 
-	// Report records what the policy denies, and lets it through.
+	// Report records what would be refused, and lets it through.
 	Report
 )
 
@@ -93,7 +108,11 @@ type Policy struct {
 	role        string
 	description string
 	mode        Mode
+	budget      Budget
 	sha256      string
+	files       []string
+	prompt      string
+	promptSHA   string
 	credentials []Credential
 	routes      []*Route
 	tests       []test
@@ -110,14 +129,26 @@ func (p *Policy) Description() string { return p.description }
 // Mode returns [Enforce] or [Report].
 func (p *Policy) Mode() Mode { return p.mode }
 
-// SHA256 returns the SHA-256 of the file that the policy was parsed from, in lower-case hex.
+// Budget returns what all requests of the session may use up together, whichever route allows
+// them. In [Report] mode it is to be recorded and not enforced.
+func (p *Policy) Budget() Budget { return p.budget }
+
+// SHA256 returns the SHA-256, in lower-case hex, of what the policy was parsed from: of the file,
+// if it is one; else of the lines "name\x00sha256\n" of all files in the order of [Policy.Files],
+// with the SHA-256 of each file in lower-case hex.
 func (p *Policy) SHA256() string { return p.sha256 }
 
-// Credentials returns the credentials in file order. The caller may change the slice but not
+// Files returns the names of all files that the policy was parsed from, relative to the directory
+// of its own, with slashes: that one first, then those included as they were read, then the prompt.
+func (p *Policy) Files() []string { return slices.Clone(p.files) }
+
+// Credentials returns the credentials in file order, those of included files before those of the
+// file that includes them. The caller may change the slice but not
 // what its pointers point to.
 func (p *Policy) Credentials() []Credential { return slices.Clone(p.credentials) }
 
-// Routes returns the routes in file order. The caller may change the slice but not the routes.
+// Routes returns the routes in file order, those of included files before those of the file that
+// includes them. The caller may change the slice but not the routes.
 func (p *Policy) Routes() []*Route { return slices.Clone(p.routes) }
 
 // Warnings returns what the file may say but better would not, in file order: nil if there is
@@ -299,10 +330,20 @@ type Route struct {
 	// in [Route.Conditions].
 	When string
 
+	// Limits bound what the route sends. They are no part of any decision.
+	Limits Limits
+
+	// Mode is the policy's if the file says nothing else. With [Report] the limits are to be recorded
+	// and not enforced. If it is the route itself that says so, a request that matches the route but
+	// for its conditions is allowed where it would be denied, and its Decision says so in Reported.
+	// Never [Enforce] in a policy whose own mode is Report.
+	Mode Mode
+
 	// Where is the route's place in the file, "file:line:column".
 	Where string
 
-	order      int // index in the file
+	order      int  // index in the file
+	trial      bool // the route itself says mode: report
 	patterns   []pattern
 	conditions []condition
 }

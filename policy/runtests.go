@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/sidekey/sidekey/internal/strictyaml"
@@ -36,11 +35,11 @@ func (d *decoder) decodeTest(v strictyaml.Value) {
 	d.decodeTestRequest(m, &t.request)
 	if s, ok := nonEmpty(m.Get("route")); ok {
 		t.route = s
-		var known []string
-		for _, r := range d.policy.routes {
-			known = append(known, r.Name)
-		}
-		if !slices.Contains(known, s) {
+		if _, ok := d.routeNames[s]; !ok {
+			var known []string
+			for _, r := range d.policy.routes {
+				known = append(known, r.Name)
+			}
 			m.Get("route").Wrong(fmt.Sprintf("there is no route %s", strictyaml.Quote(s)), strictyaml.DidYouMean(s, known))
 		}
 		if t.expect == "deny" {
@@ -118,7 +117,8 @@ type TestResult struct {
 	Explanation Explanation
 }
 
-// RunTests runs the tests of the policy file, in file order.
+// RunTests runs the tests of the policy file, in file order. They are about what the policy denies,
+// whatever its mode or that of a route: what is only reported counts as denied.
 func (p *Policy) RunTests() []TestResult {
 	var results []TestResult
 	for _, t := range p.tests {
@@ -132,7 +132,7 @@ func (p *Policy) RunTests() []TestResult {
 		case t.reason != "":
 			r.Want += ": " + string(t.reason)
 		}
-		r.OK = got == t.expect && (t.route == "" || t.route == by) && (t.reason == "" || t.reason == r.Explanation.Reason)
+		r.OK = got == t.expect && (t.route == "" || t.route == by) && (t.reason == "" || t.reason == denialOf(r.Explanation.Decision))
 		results = append(results, r)
 	}
 	return results
@@ -147,8 +147,19 @@ func (p *Policy) outcome(t test, d Decision) (got, by, words string) {
 		}
 		return "tunnel", route.Name, "tunnel by " + route.Name
 	}
-	if d.Allow {
+	switch {
+	case d.Reported != "":
+		return "deny", "", "deny: " + string(d.Reported) + " (reported only, by " + d.Route.Name + ")"
+	case d.Allow:
 		return "allow", d.Route.Name, "allow by " + d.Route.Name
 	}
 	return "deny", "", "deny: " + string(d.Reason)
+}
+
+// denialOf returns why d denies, or would if all routes were in mode enforce.
+func denialOf(d Decision) Reason {
+	if d.Reported != "" {
+		return d.Reported
+	}
+	return d.Reason
 }

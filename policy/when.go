@@ -1,16 +1,11 @@
 package policy
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/ast"
-	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
-
-	"github.com/sidekey/sidekey/internal/strictyaml"
 )
 
 const (
@@ -45,27 +40,6 @@ func variableNames() []string {
 		names = append(names, v.name)
 	}
 	return names
-}
-
-// newCELEnv returns what conditions are compiled in: standard CEL and [celVariables].
-func newCELEnv() (*cel.Env, error) {
-	options := []cel.EnvOption{
-		cel.DefaultUTCTimeZone(true),
-		cel.EagerlyValidateDeclarations(true),
-		cel.ParserExpressionSizeLimit(maxWhen),
-		cel.ParserRecursionLimit(50),
-		cel.ASTValidators(
-			cel.ValidateDurationLiterals(),
-			cel.ValidateTimestampLiterals(),
-			cel.ValidateRegexLiterals(),
-			cel.ValidateHomogeneousAggregateLiterals(),
-			cel.ValidateComprehensionNestingLimit(maxNesting),
-		),
-	}
-	for _, v := range celVariables {
-		options = append(options, cel.Variable(v.name, v.kind))
-	}
-	return cel.NewEnv(options...)
 }
 
 // A when is a condition in CEL.
@@ -164,126 +138,4 @@ func (v variables) ResolveName(name string) (any, bool) {
 		return r.Session.Role, true
 	}
 	return nil, false
-}
-
-// decodeWhen decodes a condition in CEL. After a mistake it still counts as one, so that the route
-// is not taken for one without conditions. It returns the expression, nil after a mistake.
-func (d *decoder) decodeWhen(v strictyaml.Value, r *Route) *cel.Ast {
-	source, ok := v.Text()
-	if !ok {
-		return nil
-	}
-	w := &when{source: source, needs: map[string]bool{}}
-	r.When = source
-	r.conditions = append(r.conditions, w)
-	switch {
-	case strings.TrimSpace(source) == "":
-		v.Wrong("the condition is empty", "write one, such as when: size(request.json.body) < 65536, or remove when")
-		return nil
-	case len(source) > maxWhen:
-		v.Wrong(fmt.Sprintf("the condition is longer than %d bytes", maxWhen), "make two routes of it")
-		return nil
-	}
-	if d.cel == nil {
-		env, err := newCELEnv()
-		if err != nil {
-			v.Wrong("conditions cannot be compiled: "+err.Error(), "")
-			return nil
-		}
-		d.cel = env
-	}
-	checked, issues := d.cel.Compile(source)
-	if issues.Err() != nil {
-		d.celMistakes(v, source, issues)
-		return nil
-	}
-	for _, ref := range checked.NativeRep().ReferenceMap() {
-		w.needs[ref.Name] = true
-	}
-	if kind := checked.OutputType(); !kind.IsExactType(cel.BoolType) {
-		msg, hint := fmt.Sprintf("the condition is of type %s, not true or false", cel.FormatCELType(kind)), ""
-		if kind.IsExactType(cel.DynType) {
-			msg, hint = "what the condition takes from the body may be other than true or false", "compare it, as in request.json.draft == true"
-		}
-		v.Wrong(msg, hint)
-		return nil
-	}
-	w.program = d.planWhen(v, checked)
-	return checked
-}
-
-// planWhen makes a program of a checked expression, if it is cheap enough.
-func (d *decoder) planWhen(v strictyaml.Value, checked *cel.Ast) cel.Program {
-	estimate, err := d.cel.EstimateCost(checked, typicalSizes{})
-	if err == nil && estimate.Max > maxCost {
-		v.Wrong("the condition may cost too much time on a large request", "write it with fewer loops, or shorter ones")
-		return nil
-	}
-	program, err := d.cel.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
-	if err != nil {
-		v.Wrong("the condition cannot be evaluated: "+tidyCEL(err.Error()), "")
-		return nil
-	}
-	return program
-}
-
-// typicalSizes says how large what conditions read is taken to be when their cost is estimated.
-// What is larger counts when it is evaluated.
-type typicalSizes struct{}
-
-// EstimateSize returns the same for all that CEL knows no size of.
-func (typicalSizes) EstimateSize(element cost.AstNode) *cost.SizeEstimate {
-	switch element.Type().Kind() {
-	case types.StringKind, types.BytesKind:
-		return &cost.SizeEstimate{Max: 1 << 10}
-	}
-	return &cost.SizeEstimate{Max: 100}
-}
-
-// EstimateCallCost returns nil, for CEL's own estimate.
-func (typicalSizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
-	return nil
-}
-
-// checkParams finds the named segments that a condition names and a path of r does not have. It
-// does nothing if checked is nil.
-func (d *decoder) checkParams(v strictyaml.Value, checked *cel.Ast, r *Route) {
-	if checked == nil {
-		return
-	}
-	native, source := checked.NativeRep(), checked.Source().Content()
-	ast.PostOrderVisit(native.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		name, ok := paramOf(native, e)
-		if !ok {
-			return
-		}
-		for _, path := range r.Paths {
-			if strings.Contains(path+"/", "/{"+name+"}/") {
-				continue
-			}
-			start := native.SourceInfo().GetStartLocation(e.ID())
-			d.wrongInside(v, runeOffset(source, start.Line(), start.Column()),
-				fmt.Sprintf("request.params.%s: the path %s has no segment {%s}", name, path, name), "name the segment in every path of the route")
-			return
-		}
-	}))
-}
-
-// paramOf returns the name in request.params.NAME or request.params["NAME"].
-func paramOf(native *ast.AST, e ast.Expr) (name string, ok bool) {
-	isParams := func(operand ast.Expr) bool {
-		ref := native.ReferenceMap()[operand.ID()]
-		return ref != nil && ref.Name == "request.params"
-	}
-	switch e.Kind() {
-	case ast.SelectKind:
-		s := e.AsSelect()
-		return s.FieldName(), !s.IsTestOnly() && isParams(s.Operand())
-	case ast.CallKind:
-		if args := e.AsCall().Args(); e.AsCall().FunctionName() == "_[_]" && len(args) == 2 && isParams(args[0]) && args[1].Kind() == ast.LiteralKind {
-			key, ok := args[1].AsLiteral().(types.String)
-			return string(key), ok
-		}
-	}
-	return "", false
 }

@@ -129,15 +129,6 @@ func (s *setup) loadPolicy(ms *mistakes) {
 	s.policy = pol
 }
 
-// readPolicy reads and parses a policy file.
-func readPolicy(path string) (*policy.Policy, error) {
-	src, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read policy: %v", err)
-	}
-	return policy.Parse(path, src)
-}
-
 // checkRoutes refuses routes that lead to Vault or the Kubernetes API.
 func (s *setup) checkRoutes(ms *mistakes) {
 	if s.policy == nil {

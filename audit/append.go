@@ -84,7 +84,7 @@ func (l *Log) append(r Record, raises []byte) (Ref, error) {
 	if e.fields, err = e.enc.encode(&r); err != nil {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
 	}
-	b, leads, err := l.join(e, r.NotAfter)
+	b, leads, err := l.join(e, &r)
 	if err != nil {
 		return Ref{}, err
 	}
@@ -99,7 +99,7 @@ func (l *Log) append(r Record, raises []byte) (Ref, error) {
 }
 
 // join adds e to the next batch and reports whether the caller must commit it.
-func (l *Log) join(e *entry, notAfter time.Time) (b *batch, leads bool, err error) {
+func (l *Log) join(e *entry, r *Record) (b *batch, leads bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -107,7 +107,10 @@ func (l *Log) join(e *entry, notAfter time.Time) (b *batch, leads bool, err erro
 	}
 	// Under the lock, so that times and policies go by in the order of the records.
 	e.at, e.policy = l.now(), l.policy
-	if !notAfter.IsZero() && !e.at.Before(notAfter.Round(0)) { // by the wall clock, as who verifies it
+	if decided, ok := l.policies[r.Generation]; ok && r.Generation != 0 {
+		e.policy = decided
+	}
+	if !r.NotAfter.IsZero() && !e.at.Before(r.NotAfter.Round(0)) { // by the wall clock, as who verifies it
 		return nil, false, ErrLate
 	}
 	if leads = l.next == nil; leads {

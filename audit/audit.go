@@ -131,11 +131,12 @@ type Log struct {
 	raising sync.Mutex // one SetAttribution at a time
 	session Session    // as the newest record has it; guarded by raising
 
-	mu     sync.Mutex
-	policy []byte // replaced, never changed
-	head   position
-	next   *batch // the one that Append may join; nil if there is none
-	closed bool
+	mu       sync.Mutex
+	policy   []byte            // replaced, never changed
+	policies map[uint64][]byte // by generation
+	head     position
+	next     *batch // the one that Append may join; nil if there is none
+	closed   bool
 
 	leaders sync.WaitGroup
 	closing sync.Once
@@ -166,16 +167,17 @@ func New(cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("open the audit log: %v", err)
 	}
 	l := &Log{
-		sink:    cfg.Sink,
-		sync:    cfg.Sync,
-		now:     cfg.Now,
-		urn:     "urn:sidekey:" + cfg.Session.ID + ":",
-		session: cfg.Session,
-		pod:     cfg.Pod,
-		context: context,
-		head:    position{hash: noDigest},
-		writing: make(chan struct{}, 1),
-		entries: sync.Pool{New: func() any { return newEntry() }},
+		sink:     cfg.Sink,
+		sync:     cfg.Sync,
+		now:      cfg.Now,
+		urn:      "urn:sidekey:" + cfg.Session.ID + ":",
+		session:  cfg.Session,
+		pod:      cfg.Pod,
+		context:  context,
+		policies: map[uint64][]byte{},
+		head:     position{hash: noDigest},
+		writing:  make(chan struct{}, 1),
+		entries:  sync.Pool{New: func() any { return newEntry() }},
 	}
 	if l.now == nil {
 		l.now = time.Now
@@ -196,7 +198,12 @@ func validID(id string) bool {
 		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~") == ""
 }
 
-// SetPolicy says which policy the records appended from now on were made under. sha256 is in hex.
+// keptPolicies is how many policies a record can still name; a request that began under an older one
+// names the one in force.
+const keptPolicies = 4096
+
+// SetPolicy says which policy the records appended from now on were made under, unless they name an
+// earlier one. Generations go up. sha256 is in hex.
 func (l *Log) SetPolicy(generation uint64, sha256 string) {
 	b, err := newEncoder().encode(Policy{generation, visible(sha256)})
 	if err != nil {
@@ -205,6 +212,10 @@ func (l *Log) SetPolicy(generation uint64, sha256 string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.policy = b
+	l.policies[generation] = b
+	if generation > keptPolicies {
+		delete(l.policies, generation-keptPolicies)
+	}
 }
 
 // Anchor returns the last record's sequence number and hash (64 hex characters). Kept elsewhere,

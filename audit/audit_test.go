@@ -402,3 +402,29 @@ func TestAppendTooLate(t *testing.T) {
 		t.Errorf("Verify: %+v, %v", s, err)
 	}
 }
+
+// A record names the policy that decided, also if another is in force by now.
+func TestRecordOfAnEarlierGeneration(t *testing.T) {
+	var sink memory
+	l, err := audit.New(audit.Config{Sink: &sink, Session: audit.Session{ID: "s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetPolicy(1, "aaa")
+	l.SetPolicy(2, "bbb")
+	for _, generation := range []uint64{0, 1, 2, 3} { // 3 was never in force
+		mustAppend(t, l, audit.Record{Event: audit.RequestDenied, Generation: generation})
+	}
+	var got []string
+	for line := range strings.Lines(sink.String()) {
+		_, policy, _ := strings.Cut(line, `"policy":`)
+		got = append(got, strings.TrimSpace(policy))
+	}
+	const first, second = `{"generation":1,"sha256":"aaa"}}`, `{"generation":2,"sha256":"bbb"}}`
+	if diff := cmp.Diff([]string{second, first, second, second}, got); diff != "" {
+		t.Errorf("policies (-want +got):\n%s", diff)
+	}
+	if _, err := audit.Verify(strings.NewReader(sink.String())); err != nil {
+		t.Error(err)
+	}
+}

@@ -143,6 +143,13 @@ type Record struct {
 
 	// CA is the fingerprint of the session's CA certificate, on [SessionStarted].
 	CA string `json:"ca,omitempty"`
+
+	// PromptSHA256 is that of the role's prompt file, on [SessionStarted] and [PolicyLoaded].
+	PromptSHA256 string `json:"prompt_sha256,omitempty"`
+
+	// Generation is that of the policy which decided, if it may not be the one in force any more:
+	// one that [Log.SetPolicy] has named. The record names it as its policy. 0 is the one in force.
+	Generation uint64 `json:"-"`
 }
 
 // A Source joins an issuance to the records of the system that it came from.
@@ -185,7 +192,7 @@ func (r *Record) clean() {
 	for _, s := range [...]*string{
 		&r.Conn, &r.Entrance, &r.Method, &r.Scheme, &r.Host, &r.Path, &r.PathHMAC, &r.Route,
 		&r.Credential, &r.Issuance, &r.Reason, &r.WouldDeny, &r.Error, &r.Protocol,
-		&r.Fingerprint, &r.By, &r.Detail, &r.Version, &r.CA,
+		&r.Fingerprint, &r.By, &r.Detail, &r.Version, &r.CA, &r.PromptSHA256,
 	} {
 		*s = visible(*s)
 	}

@@ -9,11 +9,13 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/sidekey/sidekey/policy"
 )
 
 const (
 	maxHeld    = 1 << 20  // bytes of one body that is kept to be sent again
-	maxAllHeld = 16 << 20 // bytes of all that are kept at one time
+	maxAllHeld = 32 << 20 // bytes of all that are kept at one time
 )
 
 // errUnread ends the use whose body an upstream does not read. It is a code of the trail.
@@ -108,7 +110,10 @@ func (ex *exchange) brokenBody() *refusal {
 // giveBody makes the body of out. cut is called if the upstream leaves it unread for too long.
 func (ex *exchange) giveBody(out *http.Request, cut context.CancelCauseFunc) {
 	in := ex.r
-	ex.body = &countingBody{rc: in.Body}
+	ex.body = &countingBody{rc: in.Body, counted: ex.counted, cut: cut}
+	if ex.route != nil && ex.route.Mode != policy.Report {
+		ex.body.most = ex.route.Limits.Body
+	}
 	if ex.held != nil {
 		ex.body.rc = io.NopCloser(bytes.NewReader(ex.held))
 	}
@@ -144,6 +149,10 @@ type countingBody struct {
 	broken atomic.Bool // reading failed; not by the end of the body
 	stall  time.Duration
 	unread *time.Timer // nil: nobody minds
+
+	counted *count // against budgets
+	most    int64  // bytes that may be sent; 0: any number
+	cut     context.CancelCauseFunc
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
@@ -151,7 +160,14 @@ func (b *countingBody) Read(p []byte) (int, error) {
 		b.unread.Stop()
 	}
 	n, err := b.rc.Read(p)
-	b.n.Add(int64(n))
+	if sent := b.n.Add(int64(n)); b.most > 0 && sent > b.most {
+		b.cut(errBodyTooLarge)
+		return 0, errBodyTooLarge
+	}
+	if !b.counted.add(n) {
+		b.cut(errBudgetExhausted)
+		return 0, errBudgetExhausted
+	}
 	switch {
 	case err != nil && err != io.EOF:
 		b.broken.Store(true)

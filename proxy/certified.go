@@ -117,6 +117,10 @@ func (c *certified) close() {
 	}
 }
 
+// CloseIdleConnections drops the connections that show client certificates, those in use when they
+// are not any more. It is for a binding that no generation has any more.
+func (b *Binding) CloseIdleConnections() { b.certified.close() }
+
 // closeCertified drops the pools of client certificates.
 func (s *Server) closeCertified() {
 	for _, b := range s.generation.Load().Bindings {

@@ -9,10 +9,7 @@ import (
 	"github.com/sidekey/sidekey/policy"
 )
 
-// maxChecked bounds the bodies that conditions read. A body is large as JSON values: this many of
-// them are looked at at one time.
-const maxChecked = 1 << 20
-
+// newCheckSlots bounds how many bodies are looked at at one time: they are larger as JSON values.
 func newCheckSlots() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
 // conditioned reports whether a route of the policy asks for more than host, path and method.
@@ -23,24 +20,36 @@ func conditioned(p *policy.Policy) bool {
 // request is what the policy decides on. Where conditions look at a request they see what will be
 // sent: the header that goes on, and a body that is kept.
 func (ex *exchange) request() (policy.Request, *refusal) {
-	req := policy.Request{Method: ex.r.Method, Target: ex.target, WebSocket: ex.upgrade}
-	if !ex.gen.conditioned {
-		return req, nil
-	}
-	req.Session, req.Now = ex.s.cfg.Session, ex.started
-	req.Header = http.Header{}
-	for name, values := range forwarded(ex.r.Header) {
-		f := folded(name)
-		if req.Header[f] != nil { // some servers would take the one, some the other
-			return req, &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "the request has two headers that are one to many servers: " + f}
-		}
-		req.Header[f] = values
+	req := policy.Request{
+		Method: ex.r.Method, Target: ex.target, WebSocket: ex.upgrade, Session: ex.s.cfg.Session, Now: ex.started,
 	}
 	if ex.r.ContentLength != 0 {
 		ex.checked.ex = ex
 		req.Body = &ex.checked
 	}
+	ex.header, ex.asked = forwarded(ex.r.Header), req
+	if !ex.gen.conditioned {
+		return req, nil
+	}
+	var err error
+	if req.Header, err = folding(ex.header); err != nil {
+		return req, &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: err.Error()}
+	}
 	return req, nil
+}
+
+// folding returns h by the names that its fields have for servers that make several names one. The
+// error says that two fields would be one: some servers would take the one, some the other.
+func folding(h http.Header) (http.Header, error) {
+	out := make(http.Header, len(h))
+	for name, values := range h {
+		f := folded(name)
+		if out[f] != nil {
+			return nil, errors.New("the request has two headers that are one to many servers: " + f)
+		}
+		out[f] = values
+	}
+	return out, nil
 }
 
 // A checkedBody is the request's body as conditions read it. Its bytes are those that are sent.
@@ -52,7 +61,7 @@ type checkedBody struct {
 
 // Bytes implements [policy.Body].
 func (b *checkedBody) Bytes() ([]byte, error) {
-	if b.err = b.ex.keep(maxChecked); b.err != nil {
+	if b.err = b.ex.keep(b.ex.gen.bodyBound); b.err != nil {
 		return nil, b.err
 	}
 	// Only now: a body takes as long to arrive as the agent likes.

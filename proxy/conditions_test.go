@@ -232,7 +232,7 @@ func TestRoomForCheckedBodies(t *testing.T) {
 	r := newRig(t, conditionedPolicy, echoBody)
 	head := "POST /json HTTP/1.1\r\nHost: api.test:" + r.port + "\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
 	var waiting []net.Conn
-	for range 17 { // more than 16 MiB
+	for range 33 { // more than 32 MiB
 		conn, err := r.tunnel("api.test:"+r.port, "api.test")
 		if err != nil {
 			t.Fatal(err)

@@ -37,6 +37,9 @@ func (ex *exchange) credential(ctx context.Context, cut context.CancelCauseFunc)
 	}
 	got, err := ex.acquire(ctx)
 	if err != nil {
+		if f := ex.cutOff(ctx); f != nil { // while it waited
+			return nil, f
+		}
 		return nil, ex.credentialRefusal(err)
 	}
 	ex.iss = got.Issuance

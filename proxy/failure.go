@@ -61,12 +61,15 @@ func (ex *exchange) cutOff(ctx context.Context) *refusal {
 	switch cause := context.Cause(ctx); cause {
 	case errKilled, errSessionEnded:
 		return ex.shutRefusal(cause)
+	case errPolicyChanged:
+		return policyChanged(ex.rec.Route)
 	case errDrainOver:
 		return &refusal{status: http.StatusServiceUnavailable, reason: "draining", route: ex.rec.Route}
 	case errUnread:
 		return &refusal{status: http.StatusGatewayTimeout, reason: "upstream_timeout", route: ex.rec.Route, detail: ex.target.Host + " does not read the request"}
+	default:
+		return ex.limitRefusal(cause)
 	}
-	return nil
 }
 
 func (ex *exchange) agentGone() *refusal {

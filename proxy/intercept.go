@@ -19,6 +19,7 @@ import (
 // while draining, and opens a tunnel, towards the agent only, for everything else.
 func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 	ex := s.newExchange(w, r, entranceConnect)
+	ex.gen.serving.leave() // a tunnel does not keep a generation: of it, it may only dial
 	authority, err := policy.ParseAuthority(r.RequestURI)
 	if err != nil {
 		ex.refuse(&refusal{status: http.StatusBadRequest, reason: "bad_connect", detail: err.Error()})

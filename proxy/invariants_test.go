@@ -195,12 +195,12 @@ role: tester
 credentials:
   api: {from: {env: {name: X}}, inject: {bearer: {}}}
 routes:
-  - {name: read, host: api.test, access: read-only, paths: [/v2/**], credential: api}
+  - {name: read, host: api.test, access: read-only, paths: [/v2/**, /v1/hold], credential: api}
   - {name: plain, host: "http://plain.test", access: read-only, paths: [/v2/**]}
 `
 
 // I8: a connection that was opened under one generation is decided on the next one, with the next one's
-// credentials, from the first request after the change. A request in flight ends as it began.
+// credentials, from the first request after the change. A request in flight that the next one allows, too, ends as it began.
 func TestGenerationIsReadForEachRequest(t *testing.T) {
 	s := newSent()
 	p := newPiped(t, s)
@@ -221,7 +221,7 @@ func TestGenerationIsReadForEachRequest(t *testing.T) {
 		t.Fatal("before: not what was sent arrived")
 	}
 
-	p.srv.SetGeneration(p.generation(nextPolicy, "next-credential"))
+	must(p.srv.SetGeneration(p.generation(nextPolicy, "next-credential")))(t)
 	for via, ask := range before {
 		if got := ask("GET", "/v1/x"); !strings.HasPrefix(got, "403") {
 			t.Errorf("%s: what is allowed no more: got %s", via, got)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -172,7 +173,7 @@ func forwarded(in http.Header) http.Header {
 }
 
 func (ex *exchange) copyHeader(out *http.Request) {
-	out.Header = forwarded(ex.r.Header)
+	out.Header = maps.Clone(ex.header)
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // else net/http would put in its own
 	}

@@ -49,6 +49,10 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 	defer s.upgraded.add(upstream)()
 	client.SetDeadline(time.Time{})
 	ex.attempts.Add(1)
+	ctx, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	defer context.AfterFunc(ctx, func() { client.Close(); upstream.Close() })()
+	defer s.follow(ex.gen, func(g *Generation) bool { return g.Policy.Tunnel(authority) != nil }, cut)()
 
 	stall := s.cfg.stallTimeout()
 	ended := make(chan struct{})
@@ -62,7 +66,11 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 	client.Close()
 	upstream.Close()
 	<-ended
-	ex.recordOutcome(http.StatusOK, "")
+	code := ""
+	if cause := context.Cause(ctx); cause != nil {
+		code = cause.Error()
+	}
+	ex.recordOutcome(http.StatusOK, code)
 }
 
 // An idleGuard gives each read and write its own deadline.

@@ -32,14 +32,18 @@ type exchange struct {
 	r    *http.Request
 
 	target   policy.Target
-	route    *policy.Route // nil: none allows the request, and the policy only reports
-	binding  *Binding      // nil: the request carries no credential
-	checked  checkedBody   // the request's body, as conditions read it
-	held     []byte        // the request's body, if it was read to be checked or to be sent again; not nil then
-	reserved int64         // bytes that count in Server.held
-	hasBody  bool          // an answer to the agent has one, which may be buffered
-	upgrade  bool          // the agent asks for a WebSocket
-	sent     int64         // body bytes to the agent
+	route    *policy.Route  // nil: none allows the request, and the policy only reports
+	binding  *Binding       // nil: the request carries no credential
+	header   http.Header    // of the agent's, what goes on; not changed
+	asked    policy.Request // what was decided, without what only conditions look at in header
+	checked  checkedBody    // the request's body, as conditions read it
+	held     []byte         // the request's body, if it was read to be checked or to be sent again; not nil then
+	counted  *count         // against limits; nil if there are none
+	decided  time.Time
+	reserved int64 // bytes that count in Server.held
+	hasBody  bool  // an answer to the agent has one, which may be buffered
+	upgrade  bool  // the agent asks for a WebSocket
+	sent     int64 // body bytes to the agent
 
 	// Of the current use. Those without a comment are nil if the request carries no credential.
 	iss       *credential.Issuance
@@ -50,6 +54,7 @@ type exchange struct {
 	rec       audit.Record      // what the record of the use will say
 	intent    audit.Ref         // zero until the intent is recorded
 	started   time.Time
+	stopTimer func() bool   // of the route's time limit
 	body      *countingBody // the request's
 	attempts  *atomic.Int64 // heads that the transport has written, as far as it has told
 	answered  bool          // so there was one at least
@@ -58,6 +63,7 @@ type exchange struct {
 // serve is the life of a request, whichever way it came in.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, entrance string) {
 	ex := s.newExchange(w, r, entrance)
+	defer ex.gen.serving.leave()
 	if f := s.gate.enter(); f != nil {
 		ex.turnAway(f)
 		return
@@ -104,9 +110,9 @@ func (ex *exchange) finish() {
 }
 
 func (s *Server) newExchange(w http.ResponseWriter, r *http.Request, entrance string) *exchange {
-	ex := &exchange{s: s, gen: s.generation.Load(), conn: connOf(r.Context()), w: w, r: r, started: time.Now(), body: &countingBody{}, attempts: new(atomic.Int64)}
+	ex := &exchange{s: s, gen: s.current(), conn: connOf(r.Context()), w: w, r: r, started: time.Now(), body: &countingBody{}, attempts: new(atomic.Int64)}
 	ex.conn.served.Add(1)
-	ex.rec = audit.Record{Conn: ex.conn.id, Entrance: entrance, Method: r.Method}
+	ex.rec = audit.Record{Conn: ex.conn.id, Entrance: entrance, Method: r.Method, Generation: ex.gen.Number}
 	return ex
 }
 
@@ -122,6 +128,11 @@ func (ex *exchange) run() *refusal {
 	if f := ex.decide(); f != nil {
 		return f
 	}
+	ex.decided = time.Now()
+	if f := ex.limit(); f != nil {
+		return f
+	}
+	defer ex.counted.leave()
 	if f := ex.hold(); f != nil {
 		return f
 	}
@@ -138,6 +149,9 @@ func (ex *exchange) run() *refusal {
 func (ex *exchange) use() (again bool, f *refusal) {
 	ctx, cut := context.WithCancelCause(ex.r.Context())
 	defer cut(nil)
+	defer ex.s.follow(ex.gen, ex.allowedBy, cut)()
+	ex.stopTimer = ex.limitTime(cut)
+	defer ex.stopTimer()
 	out, f := ex.outbound(ctx, cut)
 	if f != nil {
 		return false, f
@@ -163,6 +177,9 @@ func (ex *exchange) use() (again bool, f *refusal) {
 	defer context.AfterFunc(ctx, func() { body.Close() })()
 	if ex.replaced(ctx, resp) {
 		return true, nil
+	}
+	if f := ex.limitAnswer(resp, cut); f != nil {
+		return false, f
 	}
 	return false, ex.respond(ctx, resp)
 }
@@ -233,6 +250,7 @@ func (ex *exchange) decide() *refusal {
 	if d.Allow {
 		ex.route = d.Route
 		ex.rec.Route, ex.rec.Path = d.Route.Name, d.Path
+		ex.rec.WouldDeny, ex.rec.Detail = string(d.Reported), d.Detail
 		if d.Route.Credential == "" {
 			return nil
 		}
@@ -291,6 +309,7 @@ func (ex *exchange) forward(out *http.Request) (*http.Response, *refusal) {
 // its outcome; any other one a denial.
 func (ex *exchange) refuse(f *refusal) {
 	ref := ex.record(f)
+	ex.header, ex.asked = nil, policy.Request{} // so that one that waits is small
 	ex.hasBody = !isGRPC(ex.r.Header) && ex.r.Method != http.MethodHead
 	rc := http.NewResponseController(ex.w)
 	if ex.r.ProtoMajor == 1 { // one that pipelines and does not read must not stay for ever

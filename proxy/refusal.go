@@ -43,6 +43,13 @@ var titles = map[string]string{
 	"agent_gone":             "The agent gave the request up",
 	"draining":               "Sidekey is shutting down",
 	"overloaded":             "Too many requests are in flight",
+	"policy_changed":         "The policy has changed and does not allow this request any more",
+	"rate_exceeded":          "Too many requests in too short a time",
+	"concurrency_exceeded":   "Too many requests of this route are under way",
+	"budget_exhausted":       "The session has used up what it may send",
+	"body_too_large":         "The request's body is too large",
+	"response_too_large":     "The answer is too large",
+	"route_timeout":          "The request took too long",
 	"internal":               "Sidekey failed",
 }
 
@@ -111,13 +118,15 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request, role, instance s
 // writeGRPC answers with a trailers-only response: the status travels in the header block, and
 // there is no message (gRPC over HTTP/2, "Responses").
 func (f *refusal) writeGRPC(w http.ResponseWriter) {
-	const invalidArgument, permissionDenied, resourceExhausted, unavailable = 3, 7, 8, 14
+	const invalidArgument, deadlineExceeded, permissionDenied, resourceExhausted, unavailable = 3, 4, 7, 8, 14
 	code := unavailable
 	switch f.status {
 	case http.StatusForbidden:
 		code = permissionDenied
-	case http.StatusRequestEntityTooLarge:
+	case http.StatusRequestEntityTooLarge, http.StatusTooManyRequests:
 		code = resourceExhausted
+	case http.StatusGatewayTimeout:
+		code = deadlineExceeded
 	case http.StatusBadRequest, http.StatusMisdirectedRequest:
 		code = invalidArgument
 	}

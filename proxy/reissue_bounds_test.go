@@ -138,7 +138,7 @@ func TestRevokedUnderLoad(t *testing.T) {
 // I12: what is held to be sent again is bounded, all of it together.
 func TestHeldBodiesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const requests, room = 20, 16
+		const requests, room = 36, 32
 		all := make(chan struct{})
 		refused := 1
 		p := newPiped(t, roundTrip(func(req *http.Request) (*http.Response, error) {

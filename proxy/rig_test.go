@@ -54,6 +54,8 @@ type rig struct {
 	transports    []*http.Transport
 	trail         *memoryTrail
 	cache         *credential.Cache
+	srv           *proxy.Server
+	gen           *proxy.Generation
 	stop          context.CancelFunc // begins the drain
 	stopped       chan error
 
@@ -87,7 +89,6 @@ func (m *memoryTrail) Write(p []byte) (int, error) {
 }
 func (m *memoryTrail) Sync() error  { return nil }
 func (m *memoryTrail) Close() error { return nil }
-
 func (m *memoryTrail) fail(on bool) { m.mu.Lock(); defer m.mu.Unlock(); m.failing = on }
 
 func (m *memoryTrail) text() string { m.mu.Lock(); defer m.mu.Unlock(); return m.buf.String() }
@@ -130,6 +131,8 @@ func (f fixed) Issue(context.Context, string) (*credential.Issuance, error) {
 	now := time.Now()
 	return &credential.Issuance{Value: credential.NewSecret([]byte(cmp.Or(f.value, canary))), IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, nil
 }
+
+var loopback4 = netip.MustParseAddr("127.0.0.1")
 
 type option func(*proxy.Config, *rigOptions)
 
@@ -181,14 +184,12 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 	t.Cleanup(r.upstream.Close)
 	_, r.port, _ = net.SplitHostPort(r.upstream.Listener.Addr().String())
 
-	upstreamRoots := x509.NewCertPool()
-	r.upstreamRoots = upstreamRoots
-	upstreamRoots.AppendCertsFromPEM(r.upstreamCA.CertificatePEM())
-	loopback := netip.MustParseAddr("127.0.0.1")
+	r.upstreamRoots = x509.NewCertPool()
+	r.upstreamRoots.AppendCertsFromPEM(r.upstreamCA.CertificatePEM())
 	o := &rigOptions{
 		source: fixed{}, injector: inject.Bearer(),
 		allow:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		resolve: map[string]netip.Addr{"api.test": loopback, "open.test": loopback, "other.test": loopback},
+		resolve: map[string]netip.Addr{"api.test": loopback4, "open.test": loopback4, "other.test": loopback4},
 	}
 	cfg := proxy.Config{DrainGrace: 5 * time.Second}
 	for _, opt := range opts {
@@ -197,7 +198,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 
 	pol := must(policy.Parse("policy.yaml", []byte(strings.ReplaceAll(policyText, "PORT", r.port))))(t)
 	r.trail.log = must(audit.New(audit.Config{Sink: r.trail, Session: audit.Session{ID: "s-1", Role: pol.Role()}}))(t)
-	upstreamCfg := proxy.UpstreamConfig{Roots: upstreamRoots, AllowCIDRs: o.allow, Resolve: o.resolve, Never: o.never}
+	upstreamCfg := proxy.UpstreamConfig{Roots: r.upstreamRoots, AllowCIDRs: o.allow, Resolve: o.resolve, Never: o.never}
 	plain, credentialed := r.transport(upstreamCfg), r.transport(upstreamCfg)
 	r.cache = credential.NewCache(credential.CacheConfig{Name: "api", Source: o.source, Recorder: book{r.trail.log}})
 
@@ -207,8 +208,7 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 	if cfg.Listener == nil {
 		cfg.Listener = must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	}
-	r.addr = cfg.Listener.Addr().String()
-	r.url = &url.URL{Scheme: "http", Host: r.addr}
+	r.addr, r.url = cfg.Listener.Addr().String(), &url.URL{Scheme: "http", Host: cfg.Listener.Addr().String()}
 	cfg.CA, cfg.Trail = ca, r.trail.log
 	cfg.Generation = &proxy.Generation{
 		Policy: pol, Plain: plain, Dial: plain.DialContext,
@@ -219,12 +219,12 @@ func newRig(t testing.TB, policyText string, upstream http.HandlerFunc, opts ...
 		t.Cleanup(func() { cache.Close(context.Background()) })
 		cfg.Generation.Bindings[name] = &proxy.Binding{Credential: cache, Injector: more.injector, Transport: r.transport(upstreamCfg)}
 	}
-	srv := must(proxy.New(cfg))(t)
-	ctx, stop := context.WithCancel(context.Background())
-	r.stop = stop
-	go func() { r.stopped <- srv.Run(ctx) }()
+	r.srv, r.gen = must(proxy.New(cfg))(t), cfg.Generation
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	go func() { r.stopped <- r.srv.Run(ctx) }()
 	t.Cleanup(func() {
-		stop()
+		r.stop()
 		if err := <-r.stopped; err != nil {
 			t.Errorf("Run: %v", err)
 		}

@@ -58,8 +58,12 @@ type Binding struct {
 	certified certified
 }
 
-// A Generation is a policy together with what its names stand for. It does not change.
+// A Generation is a policy together with what its names stand for. It does not change, and is for
+// one server; bindings and transports may be shared with other generations of that server.
 type Generation struct {
+	// Number is what records call the generation. It was made known to the trail.
+	Number uint64
+
 	Policy *policy.Policy
 
 	// Bindings has an entry for each credential of the policy.
@@ -71,7 +75,9 @@ type Generation struct {
 	// Dial connects the tunnels that are passed through; it guards addresses as Plain does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	conditioned bool // some route has conditions
+	conditioned bool  // some route has conditions
+	bodyBound   int64 // bytes of a body that conditions may read
+	serving     serving
 }
 
 // Config says what a [Server] stands between. Listener, CA, Generation and Trail are required.
@@ -146,6 +152,8 @@ type Server struct {
 	turnedAway     *gate  // those that are being told that the gate let them not in
 	valve          *valve // credentials on their way out
 	reissues       reissues
+	limiter        limiter
+	underWay       underWay
 	held           atomic.Int64  // bytes of bodies that are kept
 	checks         chan struct{} // bodies whose JSON is being looked at
 	unaskedConns   connSet       // of the listener, without a byte of a request yet
@@ -195,7 +203,7 @@ func (g *Generation) prepare() error {
 			}
 		}
 	}
-	g.conditioned = conditioned(g.Policy)
+	g.conditioned, g.bodyBound = conditioned(g.Policy), g.Policy.BodyBound()
 	return nil
 }
 

@@ -39,6 +39,7 @@ func (ex *exchange) tunnelWebSocket(ctx context.Context, resp *http.Response) *r
 	defer ex.s.upgraded.add(client)()
 	defer ex.s.upgraded.add(upstream)()
 	ex.pass.upgrade()
+	ex.stopTimer()
 	if ex.iss != nil && !ex.route.Outlive {
 		var stop context.CancelFunc
 		ctx, stop = context.WithDeadlineCause(ctx, ex.iss.ExpiresAt, errCredentialExpired)

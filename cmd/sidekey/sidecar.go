@@ -133,7 +133,7 @@ func (sc *sidecar) closeListeners() {
 // begin writes the first records. A session that cannot be recorded does not start.
 func (sc *sidecar) begin(s *setup) error {
 	sum := sha256.Sum256(sc.ca.Certificate().Raw)
-	started := audit.Record{Event: audit.SessionStarted, Version: version, CA: hex.EncodeToString(sum[:])}
+	started := audit.Record{Event: audit.SessionStarted, Version: version, CA: hex.EncodeToString(sum[:]), PromptSHA256: s.bound.Policy.PromptSHA256()}
 	if n := neighbours(); n > 0 && s.pod.UID != "" {
 		// In a pod the sidecar is alone with its user, unless somebody shared the namespace.
 		started.Detail = fmt.Sprintf("warning: %d processes of the same user share the PID namespace", n)

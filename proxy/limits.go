@@ -1,0 +1,247 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sidekey/sidekey/policy"
+)
+
+// Those that end a use, as codes of the trail.
+var (
+	errBodyTooLarge     = errors.New("body_too_large")
+	errResponseTooLarge = errors.New("response_too_large")
+	errBudgetExhausted  = errors.New("budget_exhausted")
+	errRouteTimeout     = errors.New("route_timeout")
+)
+
+// A limiter knows what was sent by each route in this session, whichever generation has the route.
+type limiter struct {
+	mu     sync.Mutex
+	meters map[string]*meter // by the name of the route; that of all routes is under ""
+}
+
+// A meter is what limits are held against. All but used are guarded by the limiter's lock.
+type meter struct {
+	next     time.Time // when the bucket has all its tokens
+	underWay int
+	requests int64
+	used     atomic.Int64 // bytes
+}
+
+func (l *limiter) meter(route string) *meter {
+	m := l.meters[route]
+	if m == nil {
+		if l.meters == nil {
+			l.meters = map[string]*meter{}
+		}
+		m = &meter{}
+		l.meters[route] = m
+	}
+	return m
+}
+
+// enter counts a request in at now. If a limit keeps it out, it says which and, if waiting helps,
+// for how long; then the request is counted only if the route reports. leave is to be called when a
+// request that was counted has ended.
+func (l *limiter) enter(route *policy.Route, session policy.Budget, now time.Time) (c *count, reason string, wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c = &count{l: l, route: l.meter(route.Name), all: l.meter(""), limits: route.Limits, session: session}
+	switch {
+	case spent(session, c.all), spent(route.Limits.Budget, c.route):
+		reason = errBudgetExhausted.Error()
+	case route.Limits.Concurrency > 0 && c.route.underWay >= route.Limits.Concurrency:
+		reason, wait = "concurrency_exceeded", time.Second
+	default:
+		if wait = c.route.take(route.Limits.Rate, now); wait > 0 {
+			reason = "rate_exceeded"
+		}
+	}
+	if reason != "" && route.Mode != policy.Report {
+		return nil, reason, wait
+	}
+	c.reports = route.Mode == policy.Report
+	c.route.underWay++
+	c.route.requests++
+	c.all.requests++
+	return c, reason, wait
+}
+
+func spent(b policy.Budget, m *meter) bool {
+	return b.Requests > 0 && m.requests >= b.Requests || b.Bytes > 0 && m.used.Load() >= b.Bytes
+}
+
+// take takes a token from the bucket, or says how long it is until there is one.
+func (m *meter) take(r policy.Rate, now time.Time) (wait time.Duration) {
+	interval := r.Interval()
+	if interval == 0 {
+		return 0
+	}
+	next := m.next
+	if next.Before(now) {
+		next = now
+	}
+	next = next.Add(interval)
+	if wait = next.Sub(now) - time.Duration(r.Burst())*interval; wait > 0 {
+		return wait
+	}
+	m.next = next
+	return 0
+}
+
+// A count is one request that a limiter counts. The nil count is of a request that no limit is for.
+type count struct {
+	l          *limiter
+	route, all *meter
+	limits     policy.Limits
+	session    policy.Budget
+	reports    bool
+}
+
+func (c *count) leave() {
+	if c == nil {
+		return
+	}
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.route.underWay--
+}
+
+// add counts n bytes and reports whether they stay within the budgets.
+func (c *count) add(n int) bool {
+	if c == nil {
+		return true
+	}
+	within := func(m *meter, b policy.Budget) bool { return m.used.Add(int64(n)) <= b.Bytes || b.Bytes == 0 }
+	route, all := within(c.route, c.limits.Budget), within(c.all, c.session)
+	return route && all || c.reports
+}
+
+// limit holds the request to the limits of its route and session. What a route only reports is
+// recorded. The request's count, which may be nil, is in ex from then on.
+func (ex *exchange) limit() *refusal {
+	session := ex.gen.Policy.Budget()
+	if ex.route == nil || ex.route.Limits == (policy.Limits{}) && session == (policy.Budget{}) {
+		return nil
+	}
+	reason, wait := "", time.Duration(0)
+	if most := ex.route.Limits.Body; most > 0 && ex.r.ContentLength > most {
+		reason = errBodyTooLarge.Error()
+	}
+	if reason == "" || ex.route.Mode == policy.Report {
+		var kept string
+		if ex.counted, kept, wait = ex.s.limiter.enter(ex.route, session, time.Now()); reason == "" {
+			reason = kept
+		}
+	}
+	switch {
+	case reason == "":
+		return nil
+	case ex.route.Mode == policy.Report:
+		ex.wouldRefuse(reason)
+		return nil
+	case reason == errBodyTooLarge.Error():
+		return ex.limitRefusal(errBodyTooLarge)
+	case reason == errBudgetExhausted.Error():
+		return ex.limitRefusal(errBudgetExhausted)
+	}
+	return &refusal{status: http.StatusTooManyRequests, reason: reason, route: ex.route.Name, retryAfter: wait, detail: "route " + ex.route.Name + " takes no more requests just now"}
+}
+
+// wouldRefuse notes for the record why the request would be refused if its route did not only
+// report. The first reason is kept.
+func (ex *exchange) wouldRefuse(reason string) {
+	if ex.rec.WouldDeny == "" {
+		ex.rec.WouldDeny = reason
+	}
+}
+
+// limitRefusal is what becomes of a request that was ended by a limit before it had an answer. It is
+// nil if cause is no limit.
+func (ex *exchange) limitRefusal(cause error) *refusal {
+	f := &refusal{route: ex.rec.Route}
+	switch cause {
+	case errBodyTooLarge:
+		f.status, f.detail = http.StatusRequestEntityTooLarge, "the request's body is larger than the route's limits.body"
+	case errResponseTooLarge:
+		f.status, f.detail = http.StatusBadGateway, "the answer is larger than the route's limits.response"
+	case errBudgetExhausted:
+		f.status, f.detail = http.StatusTooManyRequests, "the budget of the route, or of the session, is used up; nothing comes back before the session's end"
+	case errRouteTimeout:
+		f.status, f.detail = http.StatusGatewayTimeout, "the request took longer than the route's limits.timeout"
+	default:
+		return nil
+	}
+	f.reason = cause.Error()
+	return f
+}
+
+// limitTime has cut end a use when the route's time for the request is over; stop prevents that.
+func (ex *exchange) limitTime(cut context.CancelCauseFunc) (stop func() bool) {
+	if ex.route == nil || ex.route.Limits.Timeout == 0 || ex.route.Mode == policy.Report {
+		return func() bool { return true }
+	}
+	return time.AfterFunc(time.Until(ex.decided.Add(ex.route.Limits.Timeout)), func() { cut(errRouteTimeout) }).Stop
+}
+
+// limitAnswer has the body of resp end the use when it is more than a limit allows.
+func (ex *exchange) limitAnswer(resp *http.Response, cut context.CancelCauseFunc) *refusal {
+	if ex.counted == nil {
+		return nil
+	}
+	m := &meteredBody{ReadCloser: resp.Body, c: ex.counted, cut: cut}
+	if ex.route.Mode != policy.Report {
+		m.most = ex.route.Limits.Response
+	}
+	if m.most > 0 && resp.ContentLength > m.most && ex.r.Method != http.MethodHead {
+		return ex.limitRefusal(errResponseTooLarge)
+	}
+	resp.Body = m
+	if rwc, ok := m.ReadCloser.(io.ReadWriteCloser); ok {
+		m.most = 0 // a WebSocket has no end to speak of
+		resp.Body = &meteredConn{m, rwc}
+	}
+	return nil
+}
+
+// A meteredBody is the body of an answer that ends the use at a limit.
+type meteredBody struct {
+	io.ReadCloser
+	c    *count
+	cut  context.CancelCauseFunc
+	most int64 // 0: no limit
+	n    int64
+}
+
+func (m *meteredBody) Read(p []byte) (int, error) {
+	n, err := m.ReadCloser.Read(p)
+	m.n += int64(n)
+	if m.most > 0 && m.n > m.most {
+		return 0, m.end(errResponseTooLarge)
+	}
+	if !m.c.add(n) {
+		return 0, m.end(errBudgetExhausted)
+	}
+	return n, err
+}
+
+func (m *meteredBody) end(cause error) error { m.cut(cause); return cause }
+
+// A meteredConn is the upstream's side of a WebSocket, metered both ways.
+type meteredConn struct {
+	*meteredBody
+	w io.Writer
+}
+
+func (m *meteredConn) Write(p []byte) (int, error) {
+	if !m.c.add(len(p)) {
+		return 0, m.end(errBudgetExhausted)
+	}
+	return m.w.Write(p)
+}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -105,7 +106,7 @@ type call struct {
 	path   string // not escaped, without "/v1/"
 	token  hidden // empty for a login
 	body   any    // written as JSON; nil for none
-	bare   bool   // success has no reply to read
+	bare   bool   // success is 204, or a reply of Vault's whatever it holds
 
 	// correlation is the value of X-Correlation-Id, the same for every attempt.
 	correlation string
@@ -114,7 +115,7 @@ type call struct {
 	relogin bool
 }
 
-// do makes k and reads its reply. The error is a *failure. The reply of a bare call is nil. A
+// do makes k and reads its reply. The error is a *failure. The reply of a bare call may be nil. A
 // 404 that has a reply, as for a deleted version of KV version 2, gives both.
 func (c *client) do(ctx context.Context, k call) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
@@ -125,21 +126,30 @@ func (c *client) do(ctx context.Context, k call) (*reply, error) {
 	if err != nil {
 		return nil, k.unavailable("the request cannot be built")
 	}
+	var sent atomic.Bool
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { sent.Store(true) },
+	}))
 	resp, err := c.transport.RoundTrip(req)
 	if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) { // else it was given up, which says nothing
 		c.watch.heard(err == nil)
 	}
 	if err != nil {
-		return nil, k.broken(ctx, err)
+		f := k.broken(ctx, err)
+		f.unsent = !sent.Load()
+		return nil, f
 	}
 	defer resp.Body.Close()
 	failed := k.judge(resp)
-	if k.bare || failed != nil && resp.StatusCode != http.StatusNotFound {
+	if resp.StatusCode == http.StatusNoContent || failed != nil && (k.bare || resp.StatusCode != http.StatusNotFound) {
 		return nil, failed
 	}
 	r, err := k.read(ctx, resp)
-	if failed != nil {
+	switch {
+	case failed != nil:
 		return r, failed
+	case err == nil && k.bare && r.RequestID == "": // something before Vault may say 200 to all
+		return nil, k.unavailable("the reply is not one of Vault's")
 	}
 	return r, err
 }
@@ -227,7 +237,9 @@ func (k call) judge(resp *http.Response) error {
 // broken says why there is no reply.
 func (k call) broken(ctx context.Context, err error) *failure {
 	if errors.Is(context.Cause(ctx), errStale) {
-		return k.unavailable(errStale.Error())
+		f := k.unavailable(errStale.Error())
+		f.stale = true
+		return f
 	}
 	f := k.unavailable(reason(err))
 	if refusesCertificate(err) {
@@ -251,6 +263,8 @@ type failure struct {
 	status     int           // 0 if there was no reply
 	retryAfter time.Duration // what Vault asked for with 429; 0 if nothing
 	kind       error         // credential.ErrRefused or credential.ErrUnavailable
+	unsent     bool          // there was no connection, so Vault has not seen the call
+	stale      bool          // the watch cut the call off, and Vault answers: it can be made again at once
 	hint       string        // what the operator can look at; empty for nothing
 }
 
@@ -263,6 +277,13 @@ func (f *failure) Error() string {
 }
 
 func (f *failure) Unwrap() error { return f.kind }
+
+// lost reports whether Vault may have done what was asked of it, though it did not say so. A
+// status of 503 is a Vault that does nothing: it is sealed, or no node is active.
+func (f *failure) lost() bool {
+	return f.kind == credential.ErrUnavailable && !f.unsent &&
+		(f.status == 0 || f.status >= http.StatusInternalServerError && f.status != http.StatusServiceUnavailable)
+}
 
 // retryAfter reads the header of RFC 9110 section 10.2.3; 0 if it is absent or malformed. A
 // date is on the server's clock, which this one need not agree with.

@@ -114,7 +114,7 @@ func (k call) minted(r *reply, asked instant) (*token, error) {
 	}
 	t := newToken(r.Auth.ClientToken, asked, time.Duration(r.Auth.LeaseDuration))
 	if t.batch = r.Auth.TokenType == "batch"; !t.batch {
-		t.own = []ownToken{{t.value, r.Auth.Orphan}}
+		t.own = []ownToken{{value: t.value, orphan: r.Auth.Orphan}}
 	}
 	return t, nil
 }

@@ -52,16 +52,19 @@ func (a Auth) adviceOn400() string {
 }
 
 func (a Auth) adviceOn403() string {
-	const mounted = "; or no such auth method is mounted there, or it is in another namespace"
+	// What is most likely comes first.
+	mounted := fmt.Sprintf("no such auth method is mounted there (%s), or it is in another namespace; or ", a.mount())
 	switch a.Method {
 	case methodKubernetes:
-		return fmt.Sprintf("the token in %s was not accepted: compare its audience, service account and namespace with audience, "+
-			"bound_service_account_names and bound_service_account_namespaces of %s, and look at %s/config (issuer, kubernetes_host, token review)",
-			a.TokenFile, a.rolePath(), a.mount()) + mounted
+		return mounted + fmt.Sprintf("the token in %s was not accepted: compare its audience, service account and namespace with audience, "+
+			"bound_service_account_names and bound_service_account_namespaces of %s; or Vault could not have the cluster review it: look at "+
+			"kubernetes_host, kubernetes_ca_cert, token_reviewer_jwt and issuer of %s/config; or token_bound_cidrs of the role does not hold this address",
+			a.TokenFile, a.rolePath(), a.mount())
 	case methodJWT:
-		return "token_bound_cidrs of " + a.rolePath() + " does not hold this address" + mounted
+		return mounted + fmt.Sprintf("the token in %s does not fit %s: compare the role's name, and its bound_audiences, bound_subject and bound_claims "+
+			"with the token; or token_bound_cidrs of the role does not hold this address", a.TokenFile, a.rolePath())
 	case methodCert:
-		return "token_bound_cidrs of the certificate role" + a.named() + " does not hold this address" + mounted
+		return mounted + "token_bound_cidrs of the certificate role" + a.named() + " does not hold this address"
 	case methodAppRole:
 		return "no AppRole method is mounted at " + a.mount() + ", or it is in another namespace; or too many failed logins have locked the role out for some minutes"
 	}

@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -66,7 +65,7 @@ func realConfig(t *testing.T, srv *realvault.Server, auth vault.Auth, secrets ..
 func realSession(t *testing.T, cfg vault.Config) *vault.Session {
 	t.Helper()
 	s := open(t, cfg)
-	t.Cleanup(func() { _ = s.Close(context.Background()) })
+	t.Cleanup(func() { _ = s.Close(within(t, 10*time.Second)) })
 	login(t, s)
 	return s
 }

@@ -166,7 +166,10 @@ func TestRealVaultUpkeep(t *testing.T) {
 	gone(t, srv, "database/creds/reader/")
 	var paths []string
 	for _, e := range srv.AuditEntries(t) {
-		if e.Type == "response" && e.Error != "" && e.Auth.DisplayName != "token" { // the root token's calls are the test's
+		switch {
+		case e.Type != "response" || e.Error == "", e.Auth.DisplayName == "token": // the root token's calls are the test's
+		case e.Request.Path == "auth/token/revoke-self" && e.Auth.DisplayName == "": // of a token that had gone: the end of Run broke off the call before
+		default:
 			paths = append(paths, e.Request.Path)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -15,7 +16,11 @@ import (
 
 // revokeRetired revokes the old tokens that nothing needs any more. It tries each once.
 func (s *Session) revokeRetired(ctx context.Context) {
-	for t := s.nextIdle(); t != nil; t = s.nextIdle() {
+	for ctx.Err() == nil {
+		t := s.nextIdle()
+		if t == nil {
+			return
+		}
 		s.discard(ctx, t)
 	}
 }
@@ -58,57 +63,63 @@ func (s *Session) discard(ctx context.Context, t *token) {
 	}
 }
 
-// revokeSelf revokes what of t is the session's own, a child before its parent. Only one
-// goroutine at a time does this to a token, which is not on the list of the retired then. What
-// Vault was unavailable for stays the token's own.
+// revokeSelf revokes what of t is the session's own, a child before its parent, and keeps what it
+// could not revoke. Only one goroutine at a time does this to a token, which is not on the list of
+// the retired then.
 func (s *Session) revokeSelf(ctx context.Context, t *token) error {
 	if t.life.over(s.now()) {
 		return nil
 	}
-	type leftover struct {
-		ownToken
-		err error
-	}
-	var left []leftover
+	var left []ownToken
 	for _, o := range t.own {
-		err := s.revokeOne(ctx, t, o)
-		if err != nil {
-			left = append(left, leftover{o, err})
+		if !errors.Is(o.err, credential.ErrRefused) { // which would be refused again
+			o.err = s.revokeOne(ctx, t, &o)
+		}
+		if o.err != nil {
+			left = append(left, o)
 			continue
 		}
-		left = slices.DeleteFunc(left, func(l leftover) bool { return !l.orphan }) // a child ends with its parent
+		left = slices.DeleteFunc(left, func(l ownToken) bool { return !l.orphan }) // a child ends with its parent
 	}
-	t.own = nil
+	t.own = left
 	var errs []error
-	for _, l := range left {
-		errs = append(errs, l.err)
-		if errors.Is(l.err, credential.ErrUnavailable) {
-			t.own = append(t.own, l.ownToken)
-		}
+	for _, o := range left {
+		errs = append(errs, o.err)
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Session) revokeOne(ctx context.Context, t *token, o ownToken) error {
-	_, err := s.client.do(ctx, call{
+// revokeOne revokes o, which is of t. A 403 is a success if Vault may have forgotten it by then.
+func (s *Session) revokeOne(ctx context.Context, t *token, o *ownToken) error {
+	k := call{
 		what: "revoke the token", method: http.MethodPost, path: "auth/token/revoke-self",
 		correlation: s.client.correlation(uuid.NewString()), token: o.value, bare: true,
-	})
-	var f *failure
-	if !errors.As(err, &f) || f.status != http.StatusForbidden {
-		return err
 	}
-	if t.doubted || t.expired(s.now()) { // Vault has forgotten it
-		return nil
+	for {
+		_, err := s.client.do(ctx, k)
+		var f *failure
+		switch {
+		case !errors.As(err, &f):
+			return err
+		case f.status != http.StatusForbidden:
+		case o.lost, t.doubted, t.expired(s.now()):
+			return nil
+		default:
+			f.hint = `it was revoked already, or its policies lack path "auth/token/revoke-self" { capabilities = ["update"] }, which the default policy has`
+			return f
+		}
+		o.lost = o.lost || f.lost()
+		if !f.stale || ctx.Err() != nil {
+			return err
+		}
 	}
-	f.hint = `it was revoked already, or its policies lack path "auth/token/revoke-self" { capabilities = ["update"] }, which the default policy has`
-	return f
 }
 
 // Close ends the session: nothing is issued any more, Run returns, and every token that the
 // session still holds is revoked, and its leases with it, as far as that can be done before
-// ctx ends. With method "token" the token is the operator's own and is left alone. The error
-// says what could not be revoked. Closing a second time does nothing.
+// ctx ends. While Vault is unavailable it tries again and again, so ctx should have a deadline. With
+// method "token" the token is the operator's own and is left alone. The error says what could not
+// be revoked. Closing a second time does nothing.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
@@ -119,6 +130,7 @@ func (s *Session) Close(ctx context.Context) error {
 	close(s.closing)
 	f := s.flight
 	s.mu.Unlock()
+	s.running.Wait() // it may be revoking a token, and puts it back
 
 	err := s.revokeHeld(ctx)
 	if f == nil {
@@ -141,8 +153,31 @@ func (s *Session) revokeHeld(ctx context.Context) error {
 	errs := make([]error, len(held))
 	var wg sync.WaitGroup
 	for i, t := range held {
-		wg.Go(func() { errs[i] = s.revokeSelf(ctx, t) })
+		wg.Go(func() { errs[i] = s.revokeAtLast(ctx, t) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// revokeAtLast is revokeSelf, again and again while Vault is unavailable and ctx leaves time for it.
+// There is little of that, so the pauses stay short.
+func (s *Session) revokeAtLast(ctx context.Context, t *token) error {
+	for n := 0; ; n++ {
+		err := s.revokeSelf(ctx, t)
+		var f *failure
+		if !errors.Is(err, credential.ErrUnavailable) || !errors.As(err, &f) {
+			return err
+		}
+		wait := max(f.retryAfter, backoff(min(n, 2)))
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
 }

@@ -65,8 +65,9 @@ type Session struct {
 	now       func() time.Time
 	log       zerolog.Logger
 
-	wake    chan struct{} // tells Run that there may be something to do
-	closing chan struct{} // closed by Close
+	wake    chan struct{}  // tells Run that there may be something to do
+	closing chan struct{}  // closed by Close
+	running sync.WaitGroup // calls of Run; added to under mu while the session is open
 
 	wrapped wrapped // of the login under way
 
@@ -122,6 +123,23 @@ func (s *Session) Login(ctx context.Context) error {
 // that fails is logged and tried again. Run returns nil when ctx ends or the session is
 // closed. Without Run, a session logs in again only when a source finds its token expired.
 func (s *Session) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer s.running.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for ctx.Err() == nil {
 		s.loginIfDue(ctx)
 		s.revokeRetired(ctx)
@@ -129,9 +147,6 @@ func (s *Session) Run(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-s.wake:
-		case <-s.closing:
-			timer.Stop()
-			return nil
 		case <-ctx.Done():
 		}
 		timer.Stop()

@@ -22,8 +22,8 @@ const defaultMaxAge = 5 * time.Minute
 // identityTokens is where Vault signs JWTs for the identity of a token.
 const identityTokens = "identity/oidc/token/"
 
-// retryPause is the longest pause before a second attempt; maxRetryAfter is the longest that
-// Vault may ask for.
+// retryPause is about the pause before a second attempt, and each that follows is twice as long;
+// maxRetryAfter is the longest pause, and the longest that Vault may ask for.
 const (
 	retryPause    = 250 * time.Millisecond
 	maxRetryAfter = 5 * time.Second
@@ -93,7 +93,9 @@ func (src *source) attempt(ctx context.Context, id string) (*credential.Issuance
 		return nil, credential.ErrClosed // the lease goes with its token
 	}
 	// A lease that no one can use must not wait for its end.
-	if e := s.revokeLease(context.WithoutCancel(ctx), a.reply.LeaseID); e != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.client.timeout)
+	defer cancel()
+	if e := s.revokeLease(ctx, a.reply.LeaseID); e != nil {
 		s.log.Warn().Err(e).Msg("unusable vault lease not revoked")
 	}
 	return nil, err
@@ -235,10 +237,11 @@ func (src *source) expiry(a answer, ends time.Time) time.Time {
 	return earliest(aged, hint, a.leaseExpiry(), ends)
 }
 
-// Revoke implements [credential.Revoker]. It returns nil if iss has no lease, or one that has
-// ended already. The error wraps ErrRefused or ErrUnavailable; it is ErrClosed after
-// [Session.Close], which revokes leases together with their tokens. A lease whose revocation
-// Vault refuses ends with its token, which is then revoked as soon as it has been replaced.
+// Revoke implements [credential.Revoker]. While Vault is unavailable it makes a few attempts, ever more
+// rarely, until ctx ends. It returns nil if iss has no lease, or one that has ended already. The error
+// wraps ErrRefused or ErrUnavailable; it is ErrClosed after [Session.Close], which revokes leases
+// together with their tokens. A lease whose revocation Vault refuses ends with its token, which is
+// then revoked as soon as it has been replaced.
 func (src *source) Revoke(ctx context.Context, iss *credential.Issuance) error {
 	return src.session.revokeLease(ctx, iss.Origin.LeaseID)
 }
@@ -310,12 +313,12 @@ func (a answer) leaseExpiry() time.Time {
 	return earliest(own, a.token.expires)
 }
 
-// ask makes k with the session's token: once more if Vault was unavailable, and once more
-// after a login if a 403 may mean that the token has gone. If there is an error, the answer
-// holds at most a reply.
+// ask makes k with the session's token: once more if Vault was unavailable, or several times if k
+// is bare, and once more after a login if a 403 may mean that the token has gone. A call that the
+// watch cut off does not count. If there is an error, the answer holds at most a reply.
 func (s *Session) ask(ctx context.Context, k call) (answer, error) {
 	var stale *token
-	for again := true; ; {
+	for tries := 0; ; {
 		t, err := s.acquire(ctx, stale, readPatience)
 		if err != nil {
 			return answer{}, tokenless(k, err)
@@ -333,21 +336,19 @@ func (s *Session) ask(ctx context.Context, k call) (answer, error) {
 			return answer{}, err
 		case f.status == http.StatusForbidden && k.relogin && stale == nil:
 			stale = t
-		case f.kind == credential.ErrUnavailable && again && s.pause(ctx, f.retryAfter):
-			again = false
+		case f.stale && ctx.Err() == nil:
+		case f.kind == credential.ErrUnavailable && (tries == 0 || k.bare) && s.pause(ctx, tries, f.retryAfter):
+			tries++
 		default:
 			return answer{reply: r}, err
 		}
 	}
 }
 
-// pause waits before a second attempt. It reports false, at once where it can, if there is no
-// time for one.
-func (s *Session) pause(ctx context.Context, asked time.Duration) bool {
-	wait := asked
-	if wait == 0 {
-		wait = backoff(0) + retryPause/2
-	}
+// pause waits before the attempt that follows n that were made again. It reports false, at once
+// where it can, if there is no time for one.
+func (s *Session) pause(ctx context.Context, n int, asked time.Duration) bool {
+	wait := max(asked, backoff(n)+retryPause/2<<n)
 	if deadline, ok := ctx.Deadline(); wait > maxRetryAfter || ok && time.Until(deadline) <= wait {
 		return false
 	}

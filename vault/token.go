@@ -18,7 +18,8 @@ type token struct {
 	batch      bool              // the login's token is a batch token
 
 	// own is what the session is to revoke, a child before its parent. The operator's own token
-	// and batch tokens are not in it.
+	// and batch tokens are not in it. While they are revoked it is not the session's mutex that
+	// guards it: see revokeSelf.
 	own []ownToken
 
 	inUse   int                  // calls under way with it: they may yet bring leases
@@ -31,6 +32,9 @@ type token struct {
 type ownToken struct {
 	value  hidden
 	orphan bool // its parent's end does not end it
+
+	lost bool  // an attempt to revoke it got no answer, and may have done it
+	err  error // of the last attempt
 }
 
 // newToken returns the token of value that Vault made for ttl, 0 meaning for ever, when it was

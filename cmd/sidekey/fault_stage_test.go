@@ -76,8 +76,8 @@ func (v *faultVault) check(t *testing.T, m *stallMeter) {
 	}
 }
 
-// A stallMeter knows when this machine stood still, as a virtual one does when its host is busy. What
-// is measured meanwhile says nothing of Sidekey.
+// A stallMeter knows when this machine stood still, as a virtual one does when its host is busy, or
+// when Vault did. What is measured meanwhile says nothing of Sidekey.
 type stallMeter struct {
 	mu     sync.Mutex
 	stalls []stall
@@ -104,6 +104,25 @@ func newStallMeter(t *testing.T) *stallMeter {
 	return m
 }
 
+// watch has m note, too, when ask, which takes some milliseconds, took much longer. It runs until the
+// test ends.
+func (m *stallMeter) watch(t *testing.T, ask func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
+		for faultWait(ctx, 100*time.Millisecond) {
+			from := time.Now()
+			ask()
+			if to := time.Now(); to.Sub(from) > 250*time.Millisecond {
+				m.mu.Lock()
+				m.stalls = append(m.stalls, stall{from, to})
+				m.mu.Unlock()
+			}
+		}
+	})
+	t.Cleanup(func() { cancel(); all.Wait() })
+}
+
 // between returns for how long the machine stood still between two moments.
 func (m *stallMeter) between(from, to time.Time) (sum time.Duration) {
 	m.mu.Lock()
@@ -118,6 +137,11 @@ func (m *stallMeter) between(from, to time.Time) (sum time.Duration) {
 		sum += max(0, s.to.Sub(s.from))
 	}
 	return sum
+}
+
+// slow reports whether the machine stood still for a good part of the time d before a moment.
+func (m *stallMeter) slow(at time.Time, d time.Duration) bool {
+	return m.between(at.Add(-d), at) > d/10
 }
 
 // calm reports whether the machine did not stand still in the second before a moment.

@@ -22,7 +22,7 @@ import (
 )
 
 // clockLife is how long the credentials of these tests live, and tokens half as long again.
-const clockLife = 4 * time.Second
+const clockLife = 6 * time.Second
 
 // A wallClock is a wall clock with an error that can be set; the monotonic clock has none.
 type wallClock struct{ off atomic.Int64 }
@@ -56,6 +56,7 @@ type clockStage struct {
 	born   map[string]time.Time // by issuance
 	errs   []error              // what was wrong
 	gaps   []error              // why there was no credential
+	slow   int                  // gaps while the machine or Vault stood still
 }
 
 // Issued implements [credential.Recorder].
@@ -145,12 +146,14 @@ func (v *clockVault) stage(t *testing.T, address string, off time.Duration, m *s
 	t.Cleanup(func() {
 		cancel()
 		all.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
 		for name, c := range st.caches {
-			if left := c.Close(context.Background()); len(left) > 0 {
+			if left := c.Close(ctx); len(left) > 0 {
 				t.Errorf("%s: %d issuances were not revoked", name, len(left))
 			}
 		}
-		if err := session.Close(context.Background()); err != nil {
+		if err := session.Close(ctx); err != nil {
 			t.Error(err)
 		}
 	})
@@ -175,7 +178,9 @@ func (st *clockStage) use(ctx context.Context, name string, c *credential.Cache)
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if _, ok := errors.AsType[*credential.UnusableError](err); ok {
+	if _, ok := errors.AsType[*credential.UnusableError](err); ok && st.meter.slow(now, clockLife) {
+		st.slow++
+	} else if ok {
 		st.gaps = append(st.gaps, err)
 	} else if ctx.Err() == nil {
 		st.errs = append(st.errs, fmt.Errorf("%s: %w", name, err))
@@ -191,9 +196,12 @@ func (st *clockStage) check(t *testing.T, gaps bool) {
 	if n := len(st.errs); n > 0 {
 		t.Errorf("%d credentials were not valid when they were used, the first: %v", n, st.errs[0])
 	}
+	if st.slow > 0 {
+		t.Logf("%d times there was no credential because the machine or Vault stood still", st.slow)
+	}
 	if n := len(st.gaps); !gaps && n > 0 {
 		t.Errorf("%d times there was no credential, first: %v", n, st.gaps[0])
-	} else if gaps && n == 0 {
+	} else if gaps && n+st.slow == 0 {
 		t.Error("there was a credential at all times")
 	}
 }
@@ -204,9 +212,9 @@ func (st *clockStage) checkPace(t *testing.T, since time.Time) {
 	t.Helper()
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	lives := float64(time.Since(since)) / float64(clockLife)
+	lives := float64(time.Since(since)-st.meter.between(since, time.Now())) / float64(clockLife)
 	for name, n := range st.issued {
-		if float64(n) < lives || float64(n) > 3*lives+5 {
+		if float64(n) < lives-1 || float64(n) > 3*lives+5 {
 			t.Errorf("%s: %d issuances in %.1f lives", name, n, lives)
 		}
 	}
@@ -258,11 +266,11 @@ func claimsNow(iss *credential.Issuance) error {
 
 // TestRealVaultClock: a clock that is an hour off, or is set by an hour while the session runs, is
 // not to be felt: no request goes without a credential, none gets one that has expired by the right
-// time, and Vault is asked about as often as ever.
+// time, and Vault is asked about as often as ever. It is not parallel: lives are short.
 func TestRealVaultClock(t *testing.T) {
-	t.Parallel()
 	checkBoth(t)
 	meter, v := newStallMeter(t), newClockVault(t)
+	meter.watch(t, func() { statusOf(v.vault.Addr + "/v1/sys/health") })
 	way := newFaultProxy(t, v.vault.Addr)
 	began := time.Now()
 	stages := map[string]*clockStage{

@@ -23,6 +23,8 @@ type load struct {
 	h1    *http.Client // they take turns, too
 	h2    *http.Client
 
+	took time.Duration // until the last answer
+
 	mu       sync.Mutex
 	waits    []time.Duration // from when a request was due to the end of its answer
 	problems map[string]int
@@ -56,8 +58,8 @@ func agentOf(t *testing.T, sv *served, h2 bool) *http.Client {
 // run begins all requests when they are due and returns when the last is answered.
 func (l *load) run() {
 	var all sync.WaitGroup
-	defer all.Wait()
 	began := time.Now()
+	defer func() { all.Wait(); l.took = time.Since(began) }()
 	total := int(l.lasts.Seconds() * float64(l.rate))
 	for n := range total {
 		due := began.Add(time.Duration(n) * time.Second / time.Duration(l.rate))
@@ -117,12 +119,13 @@ func (l *load) want(t testing.TB) {
 	}
 }
 
-// String tells how long the answers took.
+// String tells what rate the machine could bear, and how long the answers took.
 func (l *load) String() string {
 	waits := slices.Clone(l.waits)
 	slices.SortFunc(waits, cmp.Compare[time.Duration])
 	at := func(part float64) time.Duration {
 		return waits[int(part*float64(len(waits)-1))].Round(100 * time.Microsecond)
 	}
-	return fmt.Sprintf("%d requests in %v, median %v, p99 %v, slowest %v", len(waits), l.lasts, at(0.5), at(0.99), at(1))
+	return fmt.Sprintf("%d requests begun in %v and answered in %.1fs (%.0f/s of %d/s), median %v, p99 %v, slowest %v",
+		len(waits), l.lasts, l.took.Seconds(), float64(len(waits))/l.took.Seconds(), l.rate, at(0.5), at(0.99), at(1))
 }

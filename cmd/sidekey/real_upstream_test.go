@@ -223,10 +223,13 @@ func databaseCheck(db *realvault.Database) credentialCheck {
 	var mu sync.Mutex
 	of := map[string]verdict{}
 	return func(r *http.Request) error {
-		user, password, _ := r.BasicAuth()
+		user, password, ok := r.BasicAuth()
+		if !ok {
+			return errors.New("no credential")
+		}
 		mu.Lock()
-		v, ok := of[user+":"+password]
-		if !ok || time.Since(v.asked) > verdictLife {
+		v, known := of[user+":"+password]
+		if !known || time.Since(v.asked) > verdictLife {
 			v = verdict{time.Now(), sync.OnceValue(func() error { return databaseLogin(db, user, password) })}
 			of[user+":"+password] = v
 		}
@@ -235,13 +238,12 @@ func databaseCheck(db *realvault.Database) credentialCheck {
 	}
 }
 
-// databaseLogin logs in once, and again where it is not PostgreSQL that says no.
+// databaseLogin logs in, again and again where it is not PostgreSQL that says no.
 func databaseLogin(db *realvault.Database, user, password string) (err error) {
-	for range 5 {
+	for limit := time.Now().Add(patience); ; {
 		err = db.Login(context.Background(), user, password)
-		if err == nil || strings.Contains(err.Error(), "authentication failed") {
+		if err == nil || strings.Contains(err.Error(), "authentication failed") || time.Now().After(limit) {
 			return err
 		}
 	}
-	return err
 }

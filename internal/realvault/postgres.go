@@ -119,7 +119,7 @@ func (db *Database) psql(ctx context.Context, username, password, query string) 
 	cmd := exec.CommandContext(ctx, filepath.Join(db.bin, "psql"), "--no-psqlrc", "--no-password", "-qAt",
 		"-h", db.Dir, "-U", username, "-d", "postgres", "-c", query)
 	cmd.Env = []string{"PGPASSWORD=" + password, "PATH=" + os.Getenv("PATH")}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second // a busy machine reads late what psql wrote
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if err := cmd.Run(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -77,10 +78,11 @@ type Cache struct {
 	renew    time.Time     // when Renew asked for a newer issuance than was at hand; zero once there is one
 	reissued time.Time     // start of the last re-mint that brought one
 
-	failures int       // in a row
-	lastErr  error     // of the last failure; nil after a success
-	askAt    time.Time // while requests wait, the source is not asked before
-	aheadAt  time.Time // while they do not, it is not asked before
+	failures int          // in a row
+	lastErr  error        // of the last failure; nil after a success
+	told     *atomic.Bool // of the last failure: see UnusableError.First
+	askAt    time.Time    // while requests wait, the source is not asked before
+	aheadAt  time.Time    // while they do not, it is not asked before
 
 	unrevoked []*Issuance // given up, and the source refused to revoke them
 }
@@ -117,7 +119,13 @@ type UnusableError struct {
 
 	// Err is the source's last error; it wraps [ErrRefused] or [ErrUnavailable].
 	Err error
+
+	told *atomic.Bool // shared by all who get the same failure; nil counts as not told
 }
+
+// First reports whether the caller is the first to ask that of one failed call to the source, which
+// may fail thousands of requests: a log needs one line for it.
+func (e *UnusableError) First() bool { return e.told == nil || e.told.CompareAndSwap(false, true) }
 
 // Error implements error. The text is for operators, not for the agent.
 func (e *UnusableError) Error() string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -141,7 +142,7 @@ func (c *Cache) land(f *flight, iss *Issuance, now time.Time) {
 // fail notes that a call failed, and returns what who waited for it gets. c.mu is held.
 func (c *Cache) fail(err error, now time.Time) error {
 	c.failures++
-	c.lastErr = err
+	c.lastErr, c.told = err, new(atomic.Bool)
 	ceiling := askCeiling
 	if errors.Is(err, ErrRefused) || errors.Is(err, errUnrecorded) {
 		ceiling = refusedCeiling
@@ -157,7 +158,7 @@ func (c *Cache) fail(err error, now time.Time) error {
 
 // unusable returns the last failure as who needs an issuance gets it. c.mu is held.
 func (c *Cache) unusable(now time.Time) error {
-	return &UnusableError{c.cfg.Name, max(0, c.askAt.Sub(now)), c.lastErr}
+	return &UnusableError{c.cfg.Name, max(0, c.askAt.Sub(now)), c.lastErr, c.told}
 }
 
 // backoff is the pause after the nth failure in a row, at most longest.

@@ -79,6 +79,26 @@ func TestPauseAfterFailure(t *testing.T) {
 	}
 }
 
+// Many requests get the failure of one call to the source, and one of them is the first.
+func TestFirstOfAFailure(t *testing.T) {
+	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, _ *book) {
+		src.fail(errDown)
+		var first, all int
+		for range 1000 {
+			_, _, err := c.Acquire(t.Context())
+			if u, ok := errors.AsType[*credential.UnusableError](err); !ok {
+				t.Fatal(err)
+			} else if all++; u.First() {
+				first++
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := src.asked(); first != n || first < 5 {
+			t.Errorf("%d of %d were the first, and the source was asked %d times", first, all, n)
+		}
+	})
+}
+
 // With a valid issuance at hand there is time: many requests, few attempts, and still some before
 // it expires.
 func TestRefreshFailingLeavesTheSourceAlone(t *testing.T) {

@@ -94,10 +94,13 @@ func (ex *exchange) credentialRefusal(err error) *refusal {
 	if errors.Is(err, credential.ErrRefused) {
 		f.detail = fmt.Sprintf("the source refused credential %q; only an operator can change that", ex.rec.Credential)
 	}
-	if u, ok := errors.AsType[*credential.UnusableError](err); ok {
+	u, ok := errors.AsType[*credential.UnusableError](err)
+	if ok {
 		f.retryAfter = max(u.RetryAfter, time.Second)
 	}
-	ex.s.cfg.Log.Warn().Str("credential", ex.rec.Credential).Err(err).Msg("credential unavailable")
+	if !ok || u.First() { // not a line for each request of an outage
+		ex.s.cfg.Log.Warn().Str("credential", ex.rec.Credential).Err(err).Msg("credential unavailable")
+	}
 	return f
 }
 

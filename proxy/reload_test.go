@@ -52,7 +52,7 @@ func (p pending) RoundTrip(req *http.Request) (*http.Response, error) {
 	return answering(req, r), nil
 }
 
-// What the next generation would refuse is cut off, before or in its answer; all else goes on.
+// I8: what the next generation would refuse is cut off, before or in its answer; all else goes on.
 func TestReloadCutsWhatIsRefused(t *testing.T) {
 	for _, tt := range []struct {
 		next   string
@@ -127,7 +127,7 @@ func TestReloadCutsWhatIsRefused(t *testing.T) {
 	}
 }
 
-// A WebSocket ends with the policy that allowed it, and goes on under one that allows it, too.
+// I8: a WebSocket ends with the policy that allowed it, and goes on under one that allows it, too.
 func TestReloadCutsWebSockets(t *testing.T) {
 	for next, cut := range map[string]bool{
 		"methods: [GET], paths: [/ws], credential: api, websocket: true": false,
@@ -146,7 +146,7 @@ func TestReloadCutsWebSockets(t *testing.T) {
 	}
 }
 
-// A tunnel that is passed through ends when the policy takes it back.
+// I8: a tunnel that is passed through ends when the policy takes it back.
 func TestReloadCutsTunnels(t *testing.T) {
 	for _, cut := range []bool{false, true} {
 		r := newRig(t, tunnelPolicy, ok)
@@ -174,7 +174,7 @@ func TestReloadCutsTunnels(t *testing.T) {
 	}
 }
 
-// Under load no request is lost by reloads, and each is decided by the generation that it names.
+// I8: under load no request is lost by reloads, and each is decided by the generation that it names.
 func TestReloadUnderLoad(t *testing.T) {
 	p := newPiped(t, roundTrip(attentive))
 	odd, even := after("access: read-only, paths: [/v1/odd, /v1/both], credential: api"), after("access: read-only, paths: [/v1/even, /v1/both], credential: api")

@@ -104,7 +104,7 @@ func TestPrintStatus(t *testing.T) {
 			ID: "run-7", Role: "tester", RequestedBy: "Åsa\x1b[2J", Attribution: "vault-verified",
 			StartedAt: now.Add(-3*time.Minute - 20*time.Second), EndsAt: now.Add(7*time.Hour + 12*time.Minute + time.Second),
 		},
-		Policy: statusPolicy{SHA256: strings.Repeat("0123456789abcdef", 4), Mode: "enforce", File: "/etc/sidekey/policy/tester.yaml"},
+		Policy: statusPolicy{Generation: 3, SHA256: strings.Repeat("0123456789abcdef", 4), Mode: "enforce", File: "/etc/sidekey/policy/tester.yaml"},
 		Vault:  &statusVault{Address: "https://vault:8200", Logins: 3, Tokens: 2, Leases: 1, Error: "vault: log in: status 503\n\tmore"},
 		Credentials: []statusCredential{
 			{Name: "github", Source: "vault", Held: true, ExpiresAt: now.Add(47 * time.Minute), LastUsed: now.Add(-4 * time.Second), InUse: 2},
@@ -118,7 +118,7 @@ requester    Åsa?[2J (vault-verified)
 state        running for 3m20s, ends in 7h12m at the latest
 requests     3 in flight
 kill switch  ENGAGED: no credential is used (admin socket, uid 0, pid 9; kill file, /p/kill)
-policy       enforce, sha256 0123456789ab, /etc/sidekey/policy/tester.yaml
+policy       enforce, generation 3, sha256 0123456789ab, /etc/sidekey/policy/tester.yaml
 vault        https://vault:8200: not logged in; 3 logins, 2 tokens, 1 leases
              last login failed: vault: log in: status 503
 

@@ -144,7 +144,12 @@ func printStatus(w io.Writer, st sessionStatus, now time.Time, asJSON bool) erro
 	row("state", "%s", stateOf(st, now))
 	row("requests", "%d in flight", st.InFlight)
 	row("kill switch", "%s", switchOf(st))
-	row("policy", "%s, sha256 %.12s, %s", st.Policy.Mode, st.Policy.SHA256, st.Policy.File)
+	row("policy", "%s, generation %d, sha256 %.12s, %s", st.Policy.Mode, st.Policy.Generation, st.Policy.SHA256, st.Policy.File)
+	if r := st.Policy.Refused; r != nil {
+		for _, m := range r.Mistakes {
+			row("", "what its file holds since %s is not taken: %s", r.At.Format(time.TimeOnly), m)
+		}
+	}
 	if st.Vault != nil {
 		row("vault", "%s", vaultOf(*st.Vault, now))
 		if st.Vault.Error != "" {

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"reflect"
+	"slices"
 
 	"github.com/sidekey/sidekey/credential"
 	"github.com/sidekey/sidekey/credential/envsource"
@@ -26,8 +28,8 @@ type binder struct {
 // bound is a generation with what has to be looked after while it serves, and closed after it.
 type bound struct {
 	*proxy.Generation
-	credentials []boundCredential // in the order of the policy
-	transports  []*http.Transport
+	credentials []*boundCredential // in the order of the policy
+	plain       *http.Transport
 }
 
 // The kinds of sources, as records name them.
@@ -40,36 +42,79 @@ const (
 
 // A boundCredential is a credential of the policy with the cache that stands before its source.
 type boundCredential struct {
-	name     string
-	kind     string // of the source
-	prefetch bool
-	cache    *credential.Cache
+	name      string
+	kind      string // of the source
+	prefetch  bool
+	from      policy.From
+	inject    policy.Inject
+	cache     *credential.Cache
+	transport *http.Transport
+	binding   *proxy.Binding
 }
 
-// bind binds every credential of pol. Its error is a [policy.Mistakes].
+// bind binds every credential of pol, as generation 1. Its error is a [policy.Mistakes].
 func (b *binder) bind(pol *policy.Policy) (*bound, error) {
 	plain := proxy.NewTransport(b.upstream)
-	out := &bound{
-		Generation: &proxy.Generation{Policy: pol, Plain: plain, Dial: plain.DialContext, Bindings: map[string]*proxy.Binding{}},
-		transports: []*http.Transport{plain},
-	}
+	return b.rebind(pol, &bound{Generation: &proxy.Generation{}, plain: plain})
+}
+
+// rebind binds every credential of pol, as the generation after former. A credential that comes from
+// the same place and is put on requests in the same way is shared with former. The error is a
+// [policy.Mistakes].
+func (b *binder) rebind(pol *policy.Policy, former *bound) (*bound, error) {
+	out := &bound{plain: former.plain, Generation: &proxy.Generation{
+		Number: former.Number + 1, Policy: pol, Plain: former.plain, Dial: former.plain.DialContext, Bindings: map[string]*proxy.Binding{},
+	}}
 	var mistakes policy.Mistakes
 	for _, c := range pol.Credentials() {
-		kind, source, err := b.source(c)
-		if err != nil {
-			mistakes = append(mistakes, policy.Mistake{Where: c.Where, Path: "credentials." + c.Name + ".from", Msg: err.Error()})
-			continue
+		bc := former.same(c)
+		if bc == nil {
+			var err error
+			if bc, err = b.credential(c); err != nil {
+				mistakes = append(mistakes, policy.Mistake{Where: c.Where, Path: "credentials." + c.Name + ".from", Msg: err.Error()})
+				continue
+			}
 		}
-		cache := credential.NewCache(credential.CacheConfig{Name: c.Name, Source: source, Recorder: b.recorder})
-		transport := proxy.NewTransport(b.upstream)
-		out.credentials = append(out.credentials, boundCredential{c.Name, kind, c.Prefetch, cache})
-		out.transports = append(out.transports, transport)
-		out.Bindings[c.Name] = &proxy.Binding{Credential: cache, Injector: injector(c.Inject), Transport: transport}
+		out.credentials = append(out.credentials, bc)
+		out.Bindings[c.Name] = bc.binding
 	}
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
 	return out, nil
+}
+
+func (b *binder) credential(c policy.Credential) (*boundCredential, error) {
+	kind, source, err := b.source(c)
+	if err != nil {
+		return nil, err
+	}
+	cache := credential.NewCache(credential.CacheConfig{Name: c.Name, Source: source, Recorder: b.recorder})
+	transport := proxy.NewTransport(b.upstream)
+	return &boundCredential{
+		name: c.Name, kind: kind, prefetch: c.Prefetch, from: c.From, inject: c.Inject, cache: cache, transport: transport,
+		binding: &proxy.Binding{Credential: cache, Injector: injector(c.Inject), Transport: transport},
+	}, nil
+}
+
+// same returns the credential of b that c is, too; nil if there is none.
+func (b *bound) same(c policy.Credential) *boundCredential {
+	for _, bc := range b.credentials {
+		if bc.name == c.Name && reflect.DeepEqual(bc.from, c.From) && reflect.DeepEqual(bc.inject, c.Inject) {
+			return bc
+		}
+	}
+	return nil
+}
+
+// without returns the credentials of b that other does not have.
+func (b *bound) without(other *bound) (out []*boundCredential) {
+	for _, bc := range b.credentials {
+		if !slices.Contains(other.credentials, bc) {
+			out = append(out, bc)
+		}
+	}
+	return out
 }
 
 // source returns where the values of c come from, and of which kind that is.
@@ -126,12 +171,8 @@ func injector(i policy.Inject) inject.Injector {
 	return nil
 }
 
-// close ends the caches, which revokes what they hold, and drops idle connections.
-func (b *bound) close(revoke func(*credential.Cache)) {
-	for _, c := range b.credentials {
-		revoke(c.cache)
-	}
-	for _, t := range b.transports {
-		t.CloseIdleConnections()
-	}
+// closeIdle drops the connections that no request uses.
+func (c *boundCredential) closeIdle() {
+	c.transport.CloseIdleConnections()
+	c.binding.CloseIdleConnections()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
-	"github.com/sidekey/sidekey/credential"
 	"github.com/sidekey/sidekey/inject"
 	"github.com/sidekey/sidekey/policy"
 	"github.com/sidekey/sidekey/vault"
@@ -68,8 +68,8 @@ func TestBind(t *testing.T) {
 	if got.Policy != pol || got.Plain == nil {
 		t.Error("the policy, or the transport of what carries no credential, is missing")
 	}
-	if len(got.Bindings) != 4 || len(got.credentials) != 4 || len(got.transports) != 5 {
-		t.Fatalf("%d bindings, %d caches and %d transports; want 4, 4 and 5", len(got.Bindings), len(got.credentials), len(got.transports))
+	if len(got.Bindings) != 4 || len(got.credentials) != 4 || got.Number != 1 {
+		t.Fatalf("%d bindings and %d caches of generation %d; want 4 and 4 of 1", len(got.Bindings), len(got.credentials), got.Number)
 	}
 	carriers := map[string]inject.Carrier{}
 	transports := map[any]string{got.Plain: "those without a credential"}
@@ -84,10 +84,38 @@ func TestBind(t *testing.T) {
 	if diff := cmp.Diff(want, carriers); diff != "" {
 		t.Errorf("carriers (-want +got):\n%s", diff)
 	}
-	var closed []*credential.Cache
-	got.close(func(c *credential.Cache) { closed = append(closed, c) })
-	if len(closed) != 4 {
-		t.Errorf("%d caches were closed, want 4", len(closed))
+}
+
+// What does not change from one policy to the next is shared; what does is not.
+func TestRebind(t *testing.T) {
+	const policyText = "\ncredentials:\n  kept: {from: {env: {name: A}}, inject: {bearer: {}}}\n  %s\nroutes:\n" +
+		"  - {name: kept, host: a.test, access: read-only, paths: [/**], credential: kept}\n" +
+		"  - {name: other, host: b.test, access: read-only, paths: [/**], credential: other}\n"
+	b := &binder{lookup: environment{"A=aaaaaaaa", "B=bbbbbbbb"}.lookup, recorder: &lateRecorder{}}
+	first, err := b.bind(parsePolicy(t, fmt.Sprintf(policyText, "other: {from: {env: {name: B}}, inject: {bearer: {}}}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for other, shared := range map[string]bool{
+		"other: {from: {env: {name: B}}, inject: {bearer: {}}, prefetch: false}":     true,
+		"other: {from: {env: {name: A}}, inject: {bearer: {}}}":                      false,
+		"other: {from: {env: {name: B}}, inject: {header: {name: x-key}}}":           false,
+		"other: {from: {exec: {command: [\"/bin/echo\", x]}}, inject: {bearer: {}}}": false,
+	} {
+		next, err := b.rebind(parsePolicy(t, fmt.Sprintf(policyText, other)), first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next.Number != 2 || next.Plain != first.Plain || next.Bindings["kept"] != first.Bindings["kept"] || (next.Bindings["other"] == first.Bindings["other"]) != shared {
+			t.Errorf("%s: generation %d, shared %v, want 2, %v", other, next.Number, next.Bindings["other"] == first.Bindings["other"], shared)
+		}
+		want := 1
+		if shared {
+			want = 0
+		}
+		if gone, fresh := first.without(next), next.without(first); len(gone) != want || len(fresh) != want {
+			t.Errorf("%s: %d are gone and %d are new, want %d", other, len(gone), len(fresh), want)
+		}
 	}
 }
 

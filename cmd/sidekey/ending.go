@@ -126,19 +126,22 @@ func (sc *sidecar) ownsTokens() bool {
 }
 
 // closeCaches closes all caches at once and returns what could not be revoked.
-func (sc *sidecar) closeCaches(ctx context.Context) (left []*credential.Issuance) {
+func (sc *sidecar) closeCaches(ctx context.Context) []*credential.Issuance {
 	ctx, cancel := context.WithTimeout(ctx, leaseGrace)
 	defer cancel()
 	var mu sync.Mutex
 	var closing sync.WaitGroup
-	sc.bound.close(func(c *credential.Cache) {
+	all, left := sc.stopReplacing()
+	for _, c := range all {
 		closing.Go(func() {
-			issuances := c.Close(ctx)
+			issuances := c.cache.Close(ctx)
+			c.closeIdle()
 			mu.Lock()
 			defer mu.Unlock()
 			left = append(left, issuances...)
 		})
-	})
+	}
 	closing.Wait()
+	sc.inForce.Load().plain.CloseIdleConnections()
 	return left
 }

@@ -13,6 +13,8 @@ type gauges struct{ status func() sessionStatus }
 var (
 	gaugeKilled       = newGauge("killed", "1 while the kill switch is engaged.")
 	gaugeEnded        = newGauge("session_ended", "1 once the session's credentials have been given up.")
+	gaugeGeneration   = newGauge("policy_generation", "The generation of the policy in force.")
+	gaugeFileRefused  = newGauge("policy_file_refused", "1 while the policy's files hold what is not taken.")
 	gaugeInFlight     = newGauge("requests_in_flight", "Requests being served, and tunnels.")
 	gaugeVaultValid   = newGauge("vault_token_valid", "1 while a valid Vault token is held.")
 	gaugeVaultExpiry  = newGauge("vault_token_expiry_timestamp_seconds", "When the Vault token expires.")
@@ -23,7 +25,7 @@ var (
 	gaugeHeldExpiry   = newGauge("credential_expiry_timestamp_seconds", "When the issuance at hand expires.", "credential")
 	gaugeHeldFailing  = newGauge("credential_failing", "1 while the last attempt to obtain an issuance failed.", "credential")
 	gaugeDescriptions = []*prometheus.Desc{
-		gaugeKilled, gaugeEnded, gaugeInFlight, gaugeVaultValid, gaugeVaultExpiry, gaugeVaultLogins, gaugeVaultLeases, gaugeVaultTokens,
+		gaugeKilled, gaugeEnded, gaugeGeneration, gaugeFileRefused, gaugeInFlight, gaugeVaultValid, gaugeVaultExpiry, gaugeVaultLogins, gaugeVaultLeases, gaugeVaultTokens,
 		gaugeHeld, gaugeHeldExpiry, gaugeHeldFailing,
 	}
 )
@@ -52,6 +54,8 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	st := g.status()
 	send(gaugeKilled, one(st.Killed))
 	send(gaugeEnded, one(!st.Session.EndedAt.IsZero()))
+	send(gaugeGeneration, float64(st.Policy.Generation))
+	send(gaugeFileRefused, one(st.Policy.Refused != nil))
 	send(gaugeInFlight, float64(st.InFlight))
 	if v := st.Vault; v != nil {
 		send(gaugeVaultValid, one(v.LoggedIn))

@@ -23,14 +23,15 @@ import (
 // metrics are what an operator can graph. No label holds anything that the agent chose: routes,
 // credentials and reasons are closed sets.
 type metrics struct {
-	registry    *prometheus.Registry
-	requests    *prometheus.CounterVec
-	denied      *prometheus.CounterVec
-	refused     *prometheus.CounterVec
-	issued      *prometheus.CounterVec
-	duration    *prometheus.HistogramVec
-	records     *prometheus.CounterVec
-	auditErrors prometheus.Counter
+	registry      *prometheus.Registry
+	requests      *prometheus.CounterVec
+	denied        *prometheus.CounterVec
+	refused       *prometheus.CounterVec
+	issued        *prometheus.CounterVec
+	duration      *prometheus.HistogramVec
+	records       *prometheus.CounterVec
+	auditErrors   prometheus.Counter
+	policyRefused prometheus.Counter
 }
 
 // newMetrics returns the metrics of a role.
@@ -48,15 +49,16 @@ func newMetrics(role string) *metrics {
 			Name: "sidekey_request_duration_seconds", Help: "From a request's head to the end of its answer.",
 			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 600},
 		}, []string{"route"}),
-		records:     counter("audit_records_total", "Records in the audit trail.", "event"),
-		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_audit_write_errors_total", Help: "Records that could not be written."}),
+		records:       counter("audit_records_total", "Records in the audit trail.", "event"),
+		policyRefused: prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_policy_refused_total", Help: "Times that a changed policy was not taken."}),
+		auditErrors:   prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_audit_write_errors_total", Help: "Records that could not be written."}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sidekey_build_info", Help: "1; the labels tell the build.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version(), "role": role},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.requests, m.denied, m.refused, m.issued, m.duration, m.records, m.auditErrors, info,
+	m.registry.MustRegister(m.requests, m.denied, m.refused, m.issued, m.duration, m.records, m.auditErrors, m.policyRefused, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

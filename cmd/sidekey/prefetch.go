@@ -25,7 +25,7 @@ func (sc *sidecar) prefetch(ctx context.Context) (later []*credential.Cache, err
 	var refused []error
 	var g errgroup.Group
 	g.SetLimit(atOnce)
-	for _, c := range sc.bound.credentials {
+	for _, c := range sc.inForce.Load().credentials {
 		if !c.prefetch {
 			continue
 		}

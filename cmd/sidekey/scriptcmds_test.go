@@ -48,6 +48,7 @@ func storyOf(ts *testscript.TestScript) *story { return ts.Value(storyKey{}).(*s
 //	$BEARER              what /echo says of "Authorization: Bearer $CANARY"
 //	$BASIC               the same for Basic, with the user bot
 //	$BEARER_1 ...        the same for the bearers of the first issuances of github/token/tester
+//	$BEARER_3_ON         a pattern of the third and the later ones
 func setupScript(env *testscript.Env) error {
 	b := make([]byte, 16)
 	rand.Read(b)
@@ -57,9 +58,15 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("CANARY", st.canary)
 	env.Setenv("BEARER", digest("Bearer "+st.canary))
 	env.Setenv("BASIC", digest("Basic "+base64.StdEncoding.EncodeToString([]byte("bot:"+st.canary))))
-	for n := 1; n <= 3; n++ {
-		env.Setenv("BEARER_"+strconv.Itoa(n), digest(fmt.Sprintf("Bearer %s-%d", st.canary, n)))
+	var later []string // the third and those after it, for whoever may look late
+	for n := 1; n <= 30; n++ {
+		d := digest(fmt.Sprintf("Bearer %s-%d", st.canary, n))
+		env.Setenv("BEARER_"+strconv.Itoa(n), d)
+		if n >= 3 {
+			later = append(later, d)
+		}
 	}
+	env.Setenv("BEARER_3_ON", strings.Join(later, "|"))
 	for _, name := range []string{"PROXY", "OPS"} {
 		port, err := freePort()
 		if err != nil {

@@ -31,9 +31,11 @@ type setup struct {
 	policyFile  string
 	killFile    string // "" if the policy is not in a directory
 	policy      *policy.Policy
-	systemRoots []byte // PEM
+	policyFiles map[string][]byte // what it was read from, by path
+	systemRoots []byte            // PEM
 	ca          *mitmca.CA
 	vault       *vault.Session
+	binder      *binder
 	bound       *bound
 	sink        audit.Sink
 	session     audit.Session
@@ -63,12 +65,14 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	s.identify(&ms, env)
 	s.newVault(&ms, log)
 	s.protected = newProtected(cfg, env)
-	s.checkRoutes(&ms)
+	if s.policy != nil {
+		ms.Mistakes = append(ms.Mistakes, s.protected.forbiddenRoutes(s.policy)...)
+	}
 	upstream := s.upstream(&ms)
 	if s.policy != nil && len(ms.Mistakes) == 0 {
-		b := &binder{vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream}
+		s.binder = &binder{vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream}
 		var err error
-		s.bound, err = b.bind(s.policy)
+		s.bound, err = s.binder.bind(s.policy)
 		ms.add("", "", err)
 		s.ca, err = mitmca.New(mitmca.Config{PermitIPs: addressesOf(s.policy)})
 		ms.add("", "", err)
@@ -112,7 +116,7 @@ func (s *setup) loadPolicy(ms *mistakes) {
 		s.killFile = filepath.Join(s.policyFile, "kill")
 		s.policyFile = filepath.Join(s.policyFile, s.cfg.Role+".yaml")
 	}
-	pol, err := readPolicy(s.policyFile)
+	pol, files, err := loadPolicy(s.policyFile)
 	if err != nil {
 		ms.add("policy", "name a policy file, or a directory that holds one for the role", err)
 		return
@@ -121,24 +125,28 @@ func (s *setup) loadPolicy(ms *mistakes) {
 		ms.add("role", "", fmt.Errorf("the process is for role %q and %s is for role %q", s.cfg.Role, s.policyFile, pol.Role()))
 	}
 	s.cfg.Role = pol.Role()
-	for _, t := range pol.RunTests() {
-		if !t.OK {
-			ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: t.Where, Path: "tests", Msg: "test fails: " + t.Request + ": want " + t.Want + ", got " + t.Got})
-		}
-	}
-	s.policy = pol
+	ms.Mistakes = append(ms.Mistakes, failedTests(pol)...)
+	s.policy, s.policyFiles = pol, files
 }
 
-// checkRoutes refuses routes that lead to Vault or the Kubernetes API.
-func (s *setup) checkRoutes(ms *mistakes) {
-	if s.policy == nil {
-		return
-	}
-	for _, r := range s.policy.Routes() {
-		if s.protected.names(r.Host, r.Port) {
-			ms.Mistakes = append(ms.Mistakes, policy.Mistake{Where: r.Where, Path: "host", Msg: "an agent is never let through to Vault or the Kubernetes API", Hint: "remove the route"})
+// failedTests returns the tests of pol that fail.
+func failedTests(pol *policy.Policy) (ms policy.Mistakes) {
+	for _, t := range pol.RunTests() {
+		if !t.OK {
+			ms = append(ms, policy.Mistake{Where: t.Where, Path: "tests", Msg: "test fails: " + t.Request + ": want " + t.Want + ", got " + t.Got})
 		}
 	}
+	return ms
+}
+
+// forbiddenRoutes returns the routes that lead to Vault or the Kubernetes API.
+func (p *protected) forbiddenRoutes(pol *policy.Policy) (ms policy.Mistakes) {
+	for _, r := range pol.Routes() {
+		if p.names(r.Host, r.Port) {
+			ms = append(ms, policy.Mistake{Where: r.Where, Path: "host", Msg: "an agent is never let through to Vault or the Kubernetes API", Hint: "remove the route"})
+		}
+	}
+	return ms
 }
 
 func (s *setup) checkCADir(ms *mistakes) {

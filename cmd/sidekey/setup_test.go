@@ -61,7 +61,9 @@ func TestPrepare(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.sink.Close()
-	defer s.bound.close(func(c *credential.Cache) { c.Close(t.Context()) })
+	for _, c := range s.bound.credentials {
+		defer c.cache.Close(t.Context())
+	}
 	if want := filepath.Join("policies", "tester.yaml"); s.policyFile != want {
 		t.Errorf("policy file %q, want %q", s.policyFile, want)
 	}

@@ -39,7 +39,8 @@ type sidecar struct {
 	began      time.Time
 	ca         *mitmca.CA
 	vault      *vault.Session // nil if no credential comes from Vault
-	bound      *bound
+	inForce    atomic.Pointer[bound]
+	reloader   *reloader
 	metrics    *metrics
 	trail      *trail
 	proxy      *proxy.Server
@@ -52,10 +53,18 @@ type sidecar struct {
 
 	ready chan struct{} // closed when agents can be served
 
+	// For replacing the policy; guarded by replacing, but for tasks and upkeep, which do not change.
+	replacing sync.Mutex
+	retiring  retiring
+	left      []*credential.Issuance // what of the credentials that are gone could not be revoked
+	tasks     *errgroup.Group
+	upkeep    context.Context // of the credentials
+
 	endMu    sync.Mutex // one end at a time
 	ended    atomic.Pointer[ending]
 	givingUp sync.Once
 	given    ending // what came of giveUp
+	over     bool   // no policy is put in force any more; guarded by replacing
 }
 
 // newSidecar makes a sidecar from what [prepare] checked, opens its listeners and writes the CA's
@@ -64,8 +73,10 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	debug.SetMemoryLimit(memoryLimit)
 	sc := &sidecar{
 		cfg: s.cfg, policyFile: s.policyFile, log: log, session: s.session, claims: s.claims, began: time.Now(),
-		ca: s.ca, vault: s.vault, bound: s.bound, ready: make(chan struct{}),
+		ca: s.ca, vault: s.vault, ready: make(chan struct{}), retiring: retiring{},
 	}
+	sc.inForce.Store(s.bound)
+	sc.reloader = newReloader(sc, s)
 	sc.metrics = newMetrics(s.cfg.Role)
 	auditLog, err := audit.New(audit.Config{Sink: s.sink, Sync: s.cfg.Audit.Sync, Session: s.session, Pod: s.pod})
 	if err != nil {
@@ -141,9 +152,8 @@ func (sc *sidecar) begin(s *setup) error {
 	}
 	_, err := sc.trail.Append(started)
 	if err == nil {
-		sc.trail.SetPolicy(1, s.bound.Policy.SHA256())
-		_, err = sc.trail.Append(audit.Record{Event: audit.PolicyLoaded, Detail: fmt.Sprintf("%s: mode %s, %d routes, %d credentials",
-			s.policyFile, s.bound.Policy.Mode(), len(s.bound.Policy.Routes()), len(s.bound.Policy.Credentials()))})
+		sc.trail.SetPolicy(s.bound.Number, s.bound.Policy.SHA256())
+		_, err = sc.trail.Append(audit.Record{Event: audit.PolicyLoaded, Detail: s.policyFile + ": " + summary(s.bound.Policy)})
 	}
 	if err != nil {
 		return fmt.Errorf("write the first audit records: %v", err)
@@ -168,12 +178,14 @@ func (sc *sidecar) run(ctx context.Context) error {
 	g.Go(func() error { sc.endOverdue(gctx, drained); return nil })
 	g.Go(func() error { sc.endAtTTL(gctx); return nil })
 	g.Go(func() error { return sc.open(gctx, upkeep) })
-	for _, c := range sc.bound.credentials {
+	sc.tasks, sc.upkeep = g, upkeep
+	for _, c := range sc.inForce.Load().credentials {
 		g.Go(func() error { return c.cache.Run(upkeep) })
 	}
+	g.Go(func() error { sc.reloader.run(gctx); return nil })
 	context.AfterFunc(gctx, func() { sc.state.ready.Store(false) })
 	sc.log.Info().Str("listen", sc.listener.Addr().String()).Str("role", sc.cfg.Role).
-		Str("policy_sha256", sc.bound.Policy.SHA256()).Msg("listening")
+		Str("policy_sha256", sc.inForce.Load().Policy.SHA256()).Msg("listening")
 	err := g.Wait()
 
 	reason := endStopped
@@ -258,7 +270,7 @@ func (sc *sidecar) loggedIn(l vault.Login) {
 	if l.Generation <= 1 {
 		return
 	}
-	for _, c := range sc.bound.credentials {
+	for _, c := range sc.inForce.Load().credentials {
 		if c.kind == kindVault {
 			c.cache.Renew()
 		}

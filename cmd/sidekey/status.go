@@ -31,9 +31,11 @@ type statusSession struct {
 }
 
 type statusPolicy struct {
-	SHA256 string `json:"sha256"`
-	Mode   string `json:"mode"`
-	File   string `json:"file"`
+	Generation uint64         `json:"generation"`
+	SHA256     string         `json:"sha256"`
+	Mode       string         `json:"mode"`
+	File       string         `json:"file"`
+	Refused    *refusedPolicy `json:"refused,omitempty"` // what the file holds now, and why it is not in force
 }
 
 type statusVault struct {
@@ -59,7 +61,8 @@ type statusCredential struct {
 
 // status describes the session as it is now.
 func (sc *sidecar) status() sessionStatus {
-	pol := sc.bound.Policy
+	now := sc.inForce.Load()
+	pol := now.Policy
 	st := sessionStatus{
 		Version: version, Listen: sc.listener.Addr().String(),
 		Started: sc.state.started.Load(), Ready: sc.state.ready.Load(),
@@ -67,7 +70,7 @@ func (sc *sidecar) status() sessionStatus {
 			ID: sc.session.ID, Role: sc.session.Role, RequestedBy: sc.session.RequestedBy, Attribution: sc.trail.attribution(),
 			StartedAt: sc.began.UTC(), EndsAt: sc.began.Add(sc.cfg.Session.TTL).UTC(),
 		},
-		Policy:      statusPolicy{SHA256: pol.SHA256(), Mode: pol.Mode().String(), File: sc.policyFile},
+		Policy:      statusPolicy{Generation: now.Number, SHA256: pol.SHA256(), Mode: pol.Mode().String(), File: sc.policyFile, Refused: sc.reloader.status()},
 		Credentials: []statusCredential{},
 		InFlight:    sc.proxy.InFlight(),
 		Killed:      sc.proxy.Killed(), KilledBy: sc.kill.by(),
@@ -82,7 +85,7 @@ func (sc *sidecar) status() sessionStatus {
 			Leases: v.Leases, Tokens: v.Tokens, Error: errorText(v.Err),
 		}
 	}
-	for _, c := range sc.bound.credentials {
+	for _, c := range now.credentials {
 		s := c.cache.Status()
 		st.Credentials = append(st.Credentials, statusCredential{
 			Name: c.name, Source: c.kind, Held: s.Held, ExpiresAt: s.ExpiresAt.UTC(), LastUsed: s.LastUsed.UTC(),

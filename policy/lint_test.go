@@ -74,6 +74,17 @@ func TestMinting(t *testing.T) {
 		{"api.openai.com", post, "/v1/realtime/client_secrets", "POST /v1/realtime/client_secrets"},
 		{"api.openai.com", post, "/v1/responses", ""},
 
+		{"api.github.com", post, "/repos/acme/app/actions/runners/*", "POST /**/actions/runners/registration-token"},
+		{"git.example.com", post, "/api/v4/projects/*/access_tokens", "POST /api/v4/**/access_tokens"},
+		{"git.example.com", post, "/api/v4/projects/1/notes", ""},
+		{"gitlab.com", post, "/api/v4/projects/*/**", "POST /api/v4/**/access_tokens"},
+		{"registry.npmjs.org", post, "/-/npm/v1/*", "POST /-/npm/v1/tokens"},
+		{"api.stripe.com", post, "/v1/*", "POST /v1/ephemeral_keys"},
+		{"slack.com", post, "/api/*", "POST /api/oauth.access"},
+		{"slack.com", post, "/api/chat.postMessage", ""},
+		{"iam.googleapis.com", post, "/v1/projects/p/serviceAccounts/s/keys", "POST /v1/projects/*/serviceAccounts/*/keys"},
+		{"api.openai.com", post, "/v1/organization/admin_api_keys", "POST /v1/organization/admin_api_keys"},
+
 		{"k8s.example.com", post, "/api/v1/namespaces/dev/serviceaccounts/bot/token", "POST /api/v1/namespaces/*/serviceaccounts/*/token"},
 		{"k8s.example.com", post, "/api/v1/namespaces/dev/**", "POST /api/v1/namespaces/*/serviceaccounts/*/token"},
 		{"k8s.example.com", post, "/api/v1/namespaces/dev/pods", ""},

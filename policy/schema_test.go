@@ -56,6 +56,7 @@ func TestSchemaAcceptsWhatParses(t *testing.T) {
 	s := compileSchema(t)
 	valid := files(t, "testdata/*.good.yaml")
 	maps.Copy(valid, files(t, "../examples/policies/*.yaml"))
+	maps.Copy(valid, files(t, "../examples/policies/library/*.yaml"))
 	valid["decideYAML"], valid["explainYAML"] = []byte(decideYAML), []byte(explainYAML)
 	for name, src := range valid {
 		if _, err := policy.Parse(name, src); err != nil {

@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -173,8 +174,22 @@ func (s *Server) Unseal(t testing.TB) {
 	s.awaitHealth(t)
 }
 
-// Stop freezes Vault: connections are accepted and never answered, until Cont.
-func (s *Server) Stop(t testing.TB) { t.Helper(); s.signal(t, syscall.SIGSTOP) }
+// Stop freezes Vault: connections are accepted and never answered, until Cont. All its threads stand
+// still when it returns.
+func (s *Server) Stop(t testing.TB) {
+	t.Helper()
+	s.signal(t, syscall.SIGSTOP)
+	s.await(t, "stand still", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+		for _, name := range threads {
+			stat, _ := os.ReadFile(name) // "pid (name) state ..."; a thread may end meanwhile
+			if i := bytes.LastIndex(stat, []byte(") ")); i >= 0 && stat[i+2] != 'T' {
+				return false
+			}
+		}
+		return err == nil && len(threads) > 0
+	})
+}
 
 // Cont undoes Stop.
 func (s *Server) Cont(t testing.TB) { t.Helper(); s.signal(t, syscall.SIGCONT) }

@@ -49,6 +49,9 @@ func unacceptable(format string, args ...any) error {
 // some tens of nanoseconds.
 const maxCost = 1_000_000
 
+// maxUnmet is how many conditions that are not met are told.
+const maxUnmet = 3
+
 // An evaluation is one request while conditions are evaluated on it. What several conditions need
 // is read once, and what none needs is not read. It is for one goroutine.
 type evaluation struct {
@@ -56,9 +59,10 @@ type evaluation struct {
 	path    string // the pattern of the candidate, as the file has it
 
 	refused  *refusal
-	by       *Route // the route whose condition refused
-	reported *end   // the first in mode report whose conditions are not met, or refused
-	limit    int64  // of the candidate's body; 0 is none
+	by       *Route   // the route whose condition refused
+	reported *end     // the first in mode report whose conditions are not met, or refused
+	notMet   []string // which conditions are not, of the first routes that the search came to
+	limit    int64    // of the candidate's body; 0 is none
 	cost     uint64
 	trace    bool
 	values   []ConditionValue // if trace
@@ -111,11 +115,22 @@ func (ev *evaluation) check(route *Route, path string) (met bool, refused *refus
 		if err != nil && !errors.As(err, &refused) {
 			refused = &refusal{ConditionFailed, err.Error()}
 		}
+		if err == nil && !holds {
+			ev.noteNotMet(route, c)
+		}
 		if err != nil || !holds {
 			return false, refused
 		}
 	}
 	return true, nil
+}
+
+// noteNotMet notes for people that a condition does not hold; a route may be come to by several paths.
+func (ev *evaluation) noteNotMet(route *Route, c condition) {
+	text := fmt.Sprintf("route %s: not met: %s", route.Name, c)
+	if len(ev.notMet) < maxUnmet && !slices.Contains(ev.notMet, text) {
+		ev.notMet = append(ev.notMet, text)
+	}
 }
 
 func (ev *evaluation) note(route *Route, c condition, holds bool, err error) {
@@ -134,7 +149,7 @@ func (ev *evaluation) decide(exact, wildcard *site) Decision {
 	case ev.refused != nil:
 		return ev.deny(Decision{Reason: ev.refused.reason, Detail: fmt.Sprintf("route %s: %s", ev.by.Name, ev.refused.msg)})
 	case e == nil:
-		return ev.deny(Decision{Reason: ConditionNotMet})
+		return ev.deny(Decision{Reason: ConditionNotMet, Detail: strings.Join(ev.notMet, "; ")})
 	}
 	return grant(e, r)
 }

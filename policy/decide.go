@@ -72,8 +72,8 @@ type Decision struct {
 	// if the request is allowed anyway.
 	Reported Reason
 
-	// Detail says which condition failed and how, if Reason or Reported is [ConditionFailed] or
-	// [BodyNotAcceptable]. It holds nothing of the request.
+	// Detail says which conditions are not met, or which one failed and how, if Reason or Reported is
+	// [ConditionNotMet], [ConditionFailed] or [BodyNotAcceptable]. It holds nothing of the request.
 	Detail string
 }
 

@@ -374,7 +374,7 @@ func TestDecideAgreesWithOracle(t *testing.T) {
 			r := drawRequest(t)
 			got, want := p.Decide(r), oracle(cs, r)
 			for _, pair := range [][2]*policy.Reason{{&got.Reason, &want.Reason}, {&got.Reported, &want.Reported}} {
-				if *pair[0] == policy.ConditionFailed || *pair[0] == policy.BodyNotAcceptable {
+				if *pair[0] == policy.ConditionFailed || *pair[0] == policy.BodyNotAcceptable || *pair[0] == policy.ConditionNotMet {
 					if got.Detail == "" {
 						t.Fatalf("%s %s: no detail", r.Method, r.Target)
 					}

@@ -71,7 +71,7 @@ func TestReportMode(t *testing.T) {
 			if !d.Allow || d.Reason != policy.Allowed || d.Path == "" || d.Route.Mode != policy.Report {
 				t.Errorf("%s %s: %+v", tt.request, tt.body, d)
 			}
-			if (d.Detail != "") != (d.Reported != policy.ConditionNotMet) {
+			if d.Detail == "" {
 				t.Errorf("%s %s: reported %s, detail %q", tt.request, tt.body, d.Reported, d.Detail)
 			}
 		}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -205,6 +207,33 @@ func stuckBodies(ctx context.Context, s *siege) (string, error) {
 		if errors.Join(err, f.flush()) == nil {
 			seen.add("taken")
 		}
+		return nil
+	})
+	return fmt.Sprintf("%d connections: %v", open, &seen), err
+}
+
+// manyValues sends bodies of nearly 1 MiB that a condition has to read, on 200 connections: half of
+// them of more values than are taken, half of as many as are.
+func manyValues(ctx context.Context, s *siege) (string, error) {
+	var seen count
+	var turn atomic.Int64
+	bodies := []string{
+		"[" + strings.Repeat("[],", 340_000) + "0]",
+		"[" + strings.Repeat("[],", 199_000/2) + strings.Repeat("{},", 90_000) + "0]",
+	}
+	open, err := s.many(ctx, 200, func(ctx context.Context) error {
+		conn, err := s.secure(ctx, s.h1Host, "http/1.1")
+		if err != nil {
+			return err
+		}
+		body := bodies[turn.Add(1)%2]
+		fmt.Fprintf(conn, "POST /checked HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", s.h1Host, len(body), body)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		seen.add(fmt.Sprint(resp.StatusCode, "_", resp.Header.Get("Sidekey-Refusal")))
 		return nil
 	})
 	return fmt.Sprintf("%d connections: %v", open, &seen), err

@@ -33,6 +33,7 @@ credentials:
     inject: {bearer: {}}
 routes:
   - {name: h1, host: "h1.test:H1PORT", access: read-write, paths: ["/**"], credential: api}
+  - {name: checked, host: "h1.test:H1PORT", methods: [POST], paths: [/checked], credential: api, when: request.json.x == 1}
   - {name: h2, host: "h2.test:H2PORT", access: read-write, paths: ["/**"], credential: api}
   - {name: bare, host: "bare.test:H2PORT", access: read-write, paths: ["/**"]}
 `
@@ -72,6 +73,7 @@ var attacks = []attack{
 	{"endless trailer", endlessTrailer},
 	{"stuck upstream", stuckUpstream},
 	{"stuck upstream, bodies", stuckBodies},
+	{"JSON of many values", manyValues},
 }
 
 func noAttack(ctx context.Context, _ *siege) (string, error) {

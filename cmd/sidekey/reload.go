@@ -75,12 +75,13 @@ func (r *reloader) run(ctx context.Context) {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	var events chan fsnotify.Event
+	var errs chan error // of the watcher, which waits until they are taken; the poll makes up for what it missed
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		r.sc.log.Warn().Err(err).Dur("every_ms", reloadPoll).Msg("changes of the policy are not announced; its files are looked at all the same")
 	} else {
 		defer w.Close()
-		events = w.Events
+		events, errs = w.Events, w.Errors
 	}
 	tick := time.NewTicker(reloadPoll)
 	defer tick.Stop()
@@ -90,6 +91,7 @@ func (r *reloader) run(ctx context.Context) {
 		case <-events:
 			pause(ctx, events)
 		case <-tick.C:
+		case <-errs:
 		case <-hup:
 		case <-ctx.Done():
 			return

@@ -16,7 +16,8 @@ func newServe(p process) *cobra.Command {
 		Use:   "serve --config FILE",
 		Short: "Run the sidecar",
 		Long: `serve runs the sidecar until SIGTERM or SIGINT. It then refuses new tunnels, lets requests in flight
-finish within the grace period, revokes what it holds, and exits.
+finish within the grace period, revokes what it holds, and exits. A policy that changes is taken while
+it runs; SIGHUP has its files looked at now.
 
 Settings come from the file, then from SIDEKEY_* variables (vault.auth.token_file is
 SIDEKEY_VAULT_AUTH_TOKEN_FILE), then from flags. Everything that is wrong is listed, with its place,

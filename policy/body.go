@@ -55,14 +55,15 @@ func (ev *evaluation) parseBody() (any, error) {
 		return nil, unacceptable("the body cannot be read, or is too large to be checked")
 	}
 	ev.size = int64(len(src))
-	return parseJSON(src)
+	return parseJSON(src, ev.lookalikes)
 }
 
 // isJSON reports whether a Content-Type is that of JSON: application/json or a type that ends in
 // +json (RFC 6839 section 3.1).
 func isJSON(header map[string][]string) bool {
 	mediaType, params, ok := contentType(header)
-	if !ok || params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8") {
+	if !ok || strings.Contains(header["Content-Type"][0], "*") || // RFC 2231's parameters, which not all read
+		params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8") {
 		return false
 	}
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
@@ -71,8 +72,8 @@ func isJSON(header map[string][]string) bool {
 // parseJSON reads src as one JSON text (RFC 8259) that no two readers can take for different
 // things: no name stands twice in an object, not even in another case, and no string has half a
 // character.
-func parseJSON(src []byte) (any, error) {
-	dec := &jsonReader{jsontext.NewDecoder(bytes.NewReader(src)), maxJSONValues}
+func parseJSON(src []byte, l *lookalikes) (any, error) {
+	dec := &jsonReader{jsontext.NewDecoder(bytes.NewReader(src)), maxJSONValues, l}
 	value, err := dec.readValue(maxJSONDepth)
 	if err == nil {
 		if _, err = dec.ReadToken(); errors.Is(err, io.EOF) {
@@ -93,7 +94,8 @@ func parseJSON(src []byte) (any, error) {
 // A jsonReader reads values until it has read too many.
 type jsonReader struct {
 	*jsontext.Decoder
-	left int
+	left       int
+	lookalikes *lookalikes
 }
 
 func (dec *jsonReader) readValue(depth int) (any, error) {
@@ -148,6 +150,9 @@ func (dec *jsonReader) readObject(depth int) (any, error) {
 		fold := strings.ToLower(strings.ToUpper(name))
 		if folded[fold] {
 			return nil, unacceptable("the body has an object with the same name twice, but for case")
+		}
+		if dec.lookalikes.inJSON(name) {
+			return nil, unacceptable("the body has a name that differs from one in a condition by its case")
 		}
 		folded[fold] = true
 		if object[name], err = dec.readValue(depth); err != nil {

@@ -58,6 +58,8 @@ type evaluation struct {
 	request Request
 	path    string // the pattern of the candidate, as the file has it
 
+	lookalikes *lookalikes
+
 	refused  *refusal
 	by       *Route   // the route whose condition refused
 	reported *end     // the first in mode report whose conditions are not met, or refused
@@ -168,7 +170,17 @@ func (ev *evaluation) deny(d Decision) Decision {
 
 // readQuery returns the decoded parameters of the query by their decoded names.
 func (ev *evaluation) readQuery() (map[string][]string, error) {
-	return ev.query.get(func() (map[string][]string, error) { return parseQuery(ev.request.Target.Query) })
+	return ev.query.get(func() (map[string][]string, error) { return ev.parseQuery() })
+}
+
+func (ev *evaluation) parseQuery() (map[string][]string, error) {
+	values, err := parseQuery(ev.request.Target.Query)
+	for name := range values {
+		if err == nil && ev.lookalikes.inQuery(name) {
+			err = failed("the query has a parameter that some servers take for one that a condition looks for, and that is written otherwise")
+		}
+	}
+	return values, err
 }
 
 // parseQuery reads s as application/x-www-form-urlencoded (URL Standard section 5.1).

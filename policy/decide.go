@@ -194,6 +194,7 @@ func (p *Policy) decide(r *Request, ev *evaluation) Decision {
 		if ev == nil {
 			ev = &evaluation{request: *r}
 		}
+		ev.lookalikes = &p.lookalikes
 		return ev.decide(exact, wildcard)
 	}
 	return grant(e, r)

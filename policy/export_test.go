@@ -22,4 +22,4 @@ func OfRoutes(routes []*Route) *Policy {
 func NeedsOf(t Target) (slash, percent bool) { return t.needs.encodedSlash, t.needs.encodedPercent }
 
 // ParseJSON reads src as a body.
-func ParseJSON(src []byte) (any, error) { return parseJSON(src) }
+func ParseJSON(src []byte) (any, error) { return parseJSON(src, &lookalikes{}) }

@@ -33,7 +33,11 @@ func TestQueryMatch(t *testing.T) {
 		"?state=all&state=open&a+b=c":  "wide",
 		"?state=&a+b=c":                "wide",
 		"?state&a+b=c":                 "wide",
-		"?State=open&a+b=c":            "wide",
+		"?State=open&a+b=c":            "condition_failed",
+		"?state=open&a+b=c&state[]=x":  "condition_failed",
+		"?state=open&a+b=c&STATE=x":    "condition_failed",
+		"?state=open&a+b=c&a_b=x":      "condition_failed",
+		"?state=open&a+b=c&states=x":   "narrow",
 		"?state=open":                  "wide",
 		"?":                            "wide",
 		"":                             "wide",
@@ -161,7 +165,7 @@ func TestGraphQL(t *testing.T) {
 			t.Errorf("%.150s: got %s, want %s", tt.json, got, tt.want)
 		}
 	}
-	for query, want := range map[string]string{"?x=y": "read", "?query={viewer}": "body_not_acceptable", "?Query=": "body_not_acceptable", "?operationName=x": "body_not_acceptable", "?x=%ff": "condition_failed"} {
+	for query, want := range map[string]string{"?x=y": "read", "?query={viewer}": "body_not_acceptable", "?Query=": "condition_failed", "?query[]=x": "condition_failed", "?operationName=x": "body_not_acceptable", "?x=%ff": "condition_failed"} {
 		if got := outcome(p.Decide(post(t, "https://api.test/graphql"+strings.NewReplacer("{", "%7B", "}", "%7D").Replace(query), doc("{viewer}")))); got != want {
 			t.Errorf("%s: got %s, want %s", query, got, want)
 		}

@@ -53,6 +53,7 @@ func parse(dir, name string, src []byte, read func(string) ([]byte, error)) (*Po
 	d.policy.files, d.policy.sha256 = d.sum()
 	d.policy.warnings = d.warnings()
 	d.policy.index = newIndex(d.policy.routes)
+	d.policy.lookalikes = lookalikesOf(d.policy.routes)
 	return d.policy, nil
 }
 

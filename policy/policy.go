@@ -115,6 +115,7 @@ type Policy struct {
 	promptSHA   string
 	credentials []Credential
 	routes      []*Route
+	lookalikes  lookalikes
 	tests       []test
 	warnings    Mistakes
 	index       index

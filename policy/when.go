@@ -47,6 +47,7 @@ type when struct {
 	source  string
 	program cel.Program     // nil after a mistake
 	needs   map[string]bool // the variables that it names
+	names   []string        // that it may look for
 }
 
 func (w *when) String() string { return "when: " + strings.Join(strings.Fields(w.source), " ") }

@@ -86,7 +86,7 @@ func (d *decoder) compileWhens() {
 	results := compileAll(env, texts)
 	for _, u := range d.whens {
 		c := results[index[u.when.source]]
-		u.when.program, u.when.needs = c.program, c.needs
+		u.when.program, u.when.needs, u.when.names = c.program, c.needs, c.names
 		switch {
 		case c.issues != nil:
 			d.celMistakes(u.value, u.when.source, c.issues)
@@ -102,6 +102,7 @@ func (d *decoder) compileWhens() {
 type compilation struct {
 	program cel.Program     // nil after a mistake
 	needs   map[string]bool // the variables that it names
+	names   []string        // that it may look for
 	params  []param         // the named segments that it names
 
 	issues    *cel.Issues // mistakes with places in the text; nil if there are none
@@ -150,7 +151,7 @@ func compileWhen(env *cel.Env, source string) (c compilation) {
 		c.msg = "the condition cannot be evaluated: " + tidyCEL(err.Error())
 		return c
 	}
-	c.params, c.needs = paramsOf(checked), map[string]bool{}
+	c.params, c.needs, c.names = paramsOf(checked), map[string]bool{}, namesIn(checked)
 	for _, ref := range checked.NativeRep().ReferenceMap() {
 		c.needs[ref.Name] = true
 	}

@@ -53,6 +53,8 @@ func (ex *exchange) keep(limit int64) error {
 	if declared > 0 && !ex.reserve(declared) {
 		return errNoRoom
 	}
+	rc := http.NewResponseController(ex.w)
+	defer rc.SetReadDeadline(time.Time{})
 	var kept bytes.Buffer
 	again := func() { ex.r.Body = unreadBody{io.MultiReader(&kept, in), in} }
 	for {
@@ -60,6 +62,7 @@ func (ex *exchange) keep(limit int64) error {
 			again()
 			return errNoRoom
 		}
+		rc.SetReadDeadline(time.Now().Add(ex.s.cfg.stallTimeout())) // who sends nothing keeps no room
 		_, err := io.CopyN(&kept, in, step)
 		switch {
 		case err != nil && err != io.EOF:

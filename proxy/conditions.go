@@ -31,25 +31,22 @@ func (ex *exchange) request() (policy.Request, *refusal) {
 	if !ex.gen.conditioned {
 		return req, nil
 	}
-	var err error
-	if req.Header, err = folding(ex.header); err != nil {
-		return req, &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: err.Error()}
+	if hasAlias(ex.header) {
+		return req, &refusal{status: http.StatusBadRequest, reason: "bad_request", detail: "where a policy has conditions, names of headers are letters, digits and single dashes"}
 	}
+	req.Header = ex.header
 	return req, nil
 }
 
-// folding returns h by the names that its fields have for servers that make several names one. The
-// error says that two fields would be one: some servers would take the one, some the other.
-func folding(h http.Header) (http.Header, error) {
-	out := make(http.Header, len(h))
-	for name, values := range h {
-		f := folded(name)
-		if out[f] != nil {
-			return nil, errors.New("the request has two headers that are one to many servers: " + f)
+// hasAlias reports whether h has a name that is another one for some servers: a condition would see
+// a field that the upstream does not, or not see one that it does.
+func hasAlias(h http.Header) bool {
+	for name := range h {
+		if folded(name) != name {
+			return true
 		}
-		out[f] = values
 	}
-	return out, nil
+	return false
 }
 
 // A checkedBody is the request's body as conditions read it. Its bytes are those that are sent.

@@ -194,8 +194,10 @@ version: 1
 role: tester
 credentials:
   api: {from: {env: {name: X}}, inject: {bearer: {}}}
+  old: {from: {env: {name: Y}}, inject: {bearer: {}}}
 routes:
-  - {name: read, host: api.test, access: read-only, paths: [/v2/**, /v1/hold], credential: api}
+  - {name: read, host: api.test, access: read-only, paths: [/v2/**], credential: api}
+  - {name: held, host: api.test, access: read-only, paths: [/v1/hold], credential: old}
   - {name: plain, host: "http://plain.test", access: read-only, paths: [/v2/**]}
 `
 
@@ -221,7 +223,9 @@ func TestGenerationIsReadForEachRequest(t *testing.T) {
 		t.Fatal("before: not what was sent arrived")
 	}
 
-	must(p.srv.SetGeneration(p.generation(nextPolicy, "next-credential")))(t)
+	next := p.generation(nextPolicy, "next-credential")
+	next.Bindings["old"] = p.bindings["api"]
+	must(p.srv.SetGeneration(next))(t)
 	for via, ask := range before {
 		if got := ask("GET", "/v1/x"); !strings.HasPrefix(got, "403") {
 			t.Errorf("%s: what is allowed no more: got %s", via, got)

@@ -83,12 +83,15 @@ func (m *meter) take(r policy.Rate, now time.Time) (wait time.Duration) {
 	if interval == 0 {
 		return 0
 	}
+	full := time.Duration(r.Burst()) * interval
 	next := m.next
 	if next.Before(now) {
 		next = now
+	} else if empty := now.Add(full); next.After(empty) { // a reload has loosened the rate
+		next, m.next = empty, empty
 	}
 	next = next.Add(interval)
-	if wait = next.Sub(now) - time.Duration(r.Burst())*interval; wait > 0 {
+	if wait = next.Sub(now) - full; wait > 0 {
 		return wait
 	}
 	m.next = next

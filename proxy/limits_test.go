@@ -158,7 +158,8 @@ func TestLimits(t *testing.T) {
 
 func TestRateLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, send := limited(t, strings.Replace(limitedPolicy, "requests: 30", "requests: 1000000", 1))
+		unbudgeted := strings.Replace(limitedPolicy, "requests: 30", "requests: 1000000", 1)
+		p, send := limited(t, unbudgeted)
 		want := func(path, want string) {
 			t.Helper()
 			if got := send("GET", path, ""); got != want {
@@ -181,6 +182,10 @@ func TestRateLimits(t *testing.T) {
 			want("/slow", "200")
 		}
 		want("/slow", "429 rate_exceeded 6")
+		must(p.srv.SetGeneration(p.generation(strings.Replace(unbudgeted, "600/h", "100/s", 1), canary)))(t)
+		want("/slow", "429 rate_exceeded 1")
+		time.Sleep(10 * time.Millisecond) // what was spent at the old rate is not owed at the new one
+		want("/slow", "200")
 	})
 }
 

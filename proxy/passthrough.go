@@ -36,12 +36,22 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 		s.refuseConnection(ex.conn.id, authority.Host, handshakeReason(err))
 		return
 	}
+	live, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	defer s.follow(ex.gen, func(g *Generation) bool { return g.Policy.Tunnel(authority) != nil }, cut)()
+	if live.Err() != nil { // a reload, while the ClientHello was on its way
+		s.refuseConnection(ex.conn.id, authority.Host, errPolicyChanged.Error())
+		return
+	}
 	if ex.recordIntent() != nil {
 		return
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(live, stop)()
 	upstream, err := ex.gen.Dial(ctx, "tcp", authority.String())
 	if err != nil {
-		f := ex.upstreamFailure(ctx, err)
+		f := ex.upstreamFailure(live, err)
 		ex.recordOutcome(f.status, f.reason)
 		return
 	}
@@ -49,10 +59,7 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 	defer s.upgraded.add(upstream)()
 	client.SetDeadline(time.Time{})
 	ex.attempts.Add(1)
-	ctx, cut := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cut(nil)
-	defer context.AfterFunc(ctx, func() { client.Close(); upstream.Close() })()
-	defer s.follow(ex.gen, func(g *Generation) bool { return g.Policy.Tunnel(authority) != nil }, cut)()
+	defer context.AfterFunc(live, func() { client.Close(); upstream.Close() })()
 
 	stall := s.cfg.stallTimeout()
 	ended := make(chan struct{})
@@ -67,7 +74,7 @@ func (s *Server) passThrough(ctx context.Context, route *policy.Route, client ne
 	upstream.Close()
 	<-ended
 	code := ""
-	if cause := context.Cause(ctx); cause != nil {
+	if cause := context.Cause(live); cause != nil {
 		code = cause.Error()
 	}
 	ex.recordOutcome(http.StatusOK, code)

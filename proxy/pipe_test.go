@@ -35,6 +35,7 @@ type piped struct {
 	ca       *mitmca.CA
 	roots    *x509.CertPool
 	trail    *memoryTrail
+	bindings map[string]*proxy.Binding // of the first generation
 	upstream http.RoundTripper
 	stop     func() // ends Run and waits for it
 }
@@ -52,6 +53,7 @@ func newPiped(t *testing.T, upstream http.RoundTripper, opts ...func(*proxy.Conf
 	for _, opt := range opts {
 		opt(&cfg)
 	}
+	p.bindings = cfg.Generation.Bindings
 	p.srv = must(proxy.New(cfg))(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)

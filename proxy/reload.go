@@ -85,12 +85,22 @@ type underWay struct {
 	all map[*passing]struct{}
 }
 
+// goesOn reports whether g allows p. A panic, which would end the process here, is a no.
+func (p *passing) goesOn(g *Generation) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return p.allowed(g)
+}
+
 // recheck ends what g does not allow.
 func (u *underWay) recheck(g *Generation) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for p := range u.all {
-		if !p.allowed(g) {
+		if !p.goesOn(g) {
 			p.cut(errPolicyChanged)
 		}
 	}
@@ -102,7 +112,7 @@ func (s *Server) follow(gen *Generation, allowed func(*Generation) bool, cut con
 	u := &s.underWay
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now := s.generation.Load(); now != gen && !allowed(now) { // since it was decided
+	if now := s.generation.Load(); now != gen && !p.goesOn(now) { // since it was decided
 		cut(errPolicyChanged)
 	}
 	if u.all == nil {
@@ -121,11 +131,10 @@ func (s *Server) follow(gen *Generation, allowed func(*Generation) bool, cut con
 func (ex *exchange) allowedBy(g *Generation) bool {
 	req := ex.asked
 	if g.conditioned {
-		header, err := folding(ex.header)
-		if err != nil {
+		if hasAlias(ex.header) {
 			return false
 		}
-		req.Header = header
+		req.Header = ex.header
 	}
 	if req.Body != nil {
 		req.Body = keptBody(ex.held)
@@ -134,7 +143,7 @@ func (ex *exchange) allowedBy(g *Generation) bool {
 	if !d.Allow {
 		return g.Policy.Mode() == policy.Report && ex.binding == nil
 	}
-	return d.Route.Credential == ex.rec.Credential
+	return g.Bindings[d.Route.Credential] == ex.binding
 }
 
 // A keptBody is a body that was read, or nil.

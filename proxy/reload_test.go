@@ -58,14 +58,16 @@ func TestReloadCutsWhatIsRefused(t *testing.T) {
 		next   string
 		header http.Header
 		cut    bool
+		fresh  bool // the credential comes from elsewhere
 	}{
-		{"access: read-only, paths: [/v1/**], credential: api", nil, false},
-		{"access: read-only, paths: [/v1/other], credential: api", nil, true},
-		{"methods: [PUT], paths: [/v1/**], credential: api", nil, true},
-		{"access: read-only, paths: [/v1/**]", nil, true}, // carries a credential that it would not get now
-		{"access: read-only, paths: [/v1/**], credential: api, headers: {X-Env: prod}", nil, true},
-		{"access: read-only, paths: [/v1/**], credential: api, headers: {X-Env: prod}", http.Header{"X-Env": {"prod"}}, false},
-		{"access: read-only, paths: [/v1/**], credential: api, limits: {rate: 1/h}", nil, false},
+		{"access: read-only, paths: [/v1/**], credential: api", nil, false, false},
+		{"access: read-only, paths: [/v1/other], credential: api", nil, true, false},
+		{"methods: [PUT], paths: [/v1/**], credential: api", nil, true, false},
+		{"access: read-only, paths: [/v1/**]", nil, true, false}, // carries a credential that it would not get now
+		{"access: read-only, paths: [/v1/**], credential: api, headers: {X-Env: prod}", nil, true, false},
+		{"access: read-only, paths: [/v1/**], credential: api, headers: {X-Env: prod}", http.Header{"X-Env": {"prod"}}, false, false},
+		{"access: read-only, paths: [/v1/**], credential: api, limits: {rate: 1/h}", nil, false, false},
+		{"access: read-only, paths: [/v1/**], credential: api", nil, true, true},
 	} {
 		for _, begun := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
@@ -91,7 +93,11 @@ func TestReloadCutsWhatIsRefused(t *testing.T) {
 					got <- fmt.Sprint(resp.StatusCode, resp.Header.Get("Sidekey-Refusal"), err != nil)
 				}()
 				synctest.Wait()
-				retired := must(p.srv.SetGeneration(p.generation(after(tt.next), "next")))(t)
+				next := p.generation(after(tt.next), "next")
+				if !tt.fresh {
+					next.Bindings = p.bindings
+				}
+				retired := must(p.srv.SetGeneration(next))(t)
 				synctest.Wait()
 				want := "200false"
 				switch {
@@ -137,7 +143,9 @@ func TestReloadCutsWebSockets(t *testing.T) {
 			ends := make(chan net.Conn, 1)
 			p := newPiped(t, roundTrip(upgraded(ends)))
 			s := openSocket(t, p, ends, "api.test", "/ws")
-			must(p.srv.SetGeneration(p.generation(after(next), "next")))(t)
+			g := p.generation(after(next), "next")
+			g.Bindings = p.bindings
+			must(p.srv.SetGeneration(g))(t)
 			synctest.Wait()
 			if len(s.ended) != 0 != cut {
 				t.Errorf("%s: ended %v, want %v", next, len(s.ended) != 0, cut)
@@ -187,7 +195,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			text = odd
 		}
 		g := p.generation(text, canary)
-		g.Number, texts[number] = number, text
+		g.Number, g.Bindings, texts[number] = number, p.bindings, text
 		p.trail.log.SetPolicy(number, strconv.FormatUint(number, 16))
 		return must(p.srv.SetGeneration(g))(t)
 	}

@@ -89,14 +89,13 @@ func (r *reloader) run(ctx context.Context) {
 		watch(w, r.files)
 		select {
 		case <-events:
-			pause(ctx, events)
 		case <-tick.C:
 		case <-errs:
 		case <-hup:
 		case <-ctx.Done():
 			return
 		}
-		if digestOf(readAgain(r.files)) != r.seen {
+		if digestOf(readAgain(r.files)) != r.seen && r.settled(ctx) {
 			r.load(ctx)
 		}
 	}
@@ -113,18 +112,19 @@ func watch(w *fsnotify.Watcher, files map[string][]byte) {
 	}
 }
 
-// pause waits until nothing has changed for a moment, at most for as long as a poll takes to come.
-func pause(ctx context.Context, events <-chan fsnotify.Event) {
-	enough := time.After(reloadPoll)
-	for {
+// settled waits until the files read the same twice: half of a file that is being written may be a
+// policy, too, and a wider one. It reports false if ctx ends before.
+func (r *reloader) settled(ctx context.Context) bool {
+	for before := ""; ; {
+		now := digestOf(readAgain(r.files))
+		if now == before {
+			return true
+		}
+		before = now
 		select {
-		case <-events:
 		case <-time.After(reloadPause):
-			return
-		case <-enough:
-			return
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sidekey/sidekey/internal/policytest"
 	"github.com/sidekey/sidekey/policy"
 )
 
@@ -20,11 +21,11 @@ func drawDiffPolicy(t *rapid.T, label string, cel bool) *policy.Policy {
 		"routes:\n  - {name: a, host: a.test, access: read-only, paths: [/], credential: a}\n  - {name: b, host: b.test, access: read-only, paths: [/], credential: b}\n"
 	var p *policy.Policy
 	for i := range rapid.IntRange(1, 6).Draw(t, label+"routes") {
-		r := drawRoute(t, i)
+		r := policytest.DrawRoute(t, i)
 		if !cel {
 			r.When, r.Mode = "", 0
 		}
-		line := strings.TrimPrefix(file([]*policy.Route{r}), "version: 1\nrole: random\nroutes:\n- ")
+		line := strings.TrimPrefix(policytest.File([]*policy.Route{r}), "version: 1\nrole: random\nroutes:\n- ")
 		line = strings.TrimSuffix(line, "}\n")
 		if !r.Tunnel {
 			line += rapid.SampledFrom([]string{
@@ -44,7 +45,7 @@ func drawDiffPolicy(t *rapid.T, label string, cel bool) *policy.Policy {
 }
 
 func drawDiffRequest(t *rapid.T) policy.Request {
-	r := drawRequest(t)
+	r := policytest.DrawRequest(t)
 	r.WebSocket = r.WebSocket && r.Method == "GET" // RFC 6455 section 4.1; of others nothing is compared
 	query := rapid.SampledFrom([]string{"", "q=a", "q=a&q=b", "q=a&r=a", "r=a", "q=%01", "q=c"}).Draw(t, "query")
 	target, err := policy.ParseTarget(r.Target.Scheme, r.Target.Authority, r.Target.Path+"?"+query)
@@ -128,7 +129,7 @@ func TestDiffAgreesWithBruteForce(t *testing.T) {
 func covers(c policy.Change, r policy.Request, kind policy.ChangeKind) bool {
 	return c.Kind == kind && (c.What == policy.ChangeAccess || c.What == policy.ChangeWebSocket && r.WebSocket) &&
 		slices.Contains(c.Methods, r.Method) && c.Scheme == r.Target.Scheme && c.Port == r.Target.Port &&
-		candidates([]*policy.Route{{Paths: []string{c.Path}}})[0].path.MatchString(r.Target.Path)
+		policytest.MatchesPath(c.Path, r.Target.Path)
 }
 
 func checkWitness(t *rapid.T, old, next *policy.Policy, c policy.Change) {
@@ -173,7 +174,7 @@ func TestDiffMissesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 60 {
-			r := drawRequest(t)
+			r := policytest.DrawRequest(t)
 			r.WebSocket = r.WebSocket && r.Method == "GET"
 			a, b := effectsOf(old, r), effectsOf(next, r)
 			if a.gains(b) && !slices.ContainsFunc(changes, policy.Change.Gains) {

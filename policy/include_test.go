@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/sidekey/sidekey/internal/policytest"
 	"github.com/sidekey/sidekey/policy"
 )
 
@@ -248,12 +249,12 @@ func TestIncludesDecideAsOneFile(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var routes []*policy.Route
 		for i := range rapid.IntRange(2, 8).Draw(t, "routes") {
-			routes = append(routes, drawRoute(t, i))
+			routes = append(routes, policytest.DrawRoute(t, i))
 		}
 		cut := rapid.IntRange(1, len(routes)-1).Draw(t, "cut")
-		one, errOne := policy.Parse("p", []byte(file(routes)))
-		included := strings.Replace(file(routes[:cut]), "role: random\n", "", 1)
-		two, errTwo := policy.ParseFiles("p", reader(map[string]string{"p": "include: [a.yaml]\n" + file(routes[cut:]), "a.yaml": included}))
+		one, errOne := policy.Parse("p", []byte(policytest.File(routes)))
+		included := strings.Replace(policytest.File(routes[:cut]), "role: random\n", "", 1)
+		two, errTwo := policy.ParseFiles("p", reader(map[string]string{"p": "include: [a.yaml]\n" + policytest.File(routes[cut:]), "a.yaml": included}))
 		if (errOne == nil) != (errTwo == nil) {
 			t.Fatalf("one file: %v\ntwo: %v", errOne, errTwo)
 		}
@@ -261,7 +262,7 @@ func TestIncludesDecideAsOneFile(t *testing.T) {
 			return
 		}
 		for range 20 {
-			r := drawRequest(t)
+			r := policytest.DrawRequest(t)
 			got, want := two.Decide(r), one.Decide(r)
 			if outcome(got) != outcome(want) || got.Reported != want.Reported || got.Path != want.Path {
 				t.Fatalf("%s %s: got %+v, want %+v", r.Method, r.Target, got, want)

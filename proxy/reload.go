@@ -16,10 +16,14 @@ var errPolicyChanged = errors.New("policy_changed")
 // under way and would be refused by g, or would carry another credential, is cut off: requests,
 // streams, WebSockets and tunnels that are passed through. All else goes on under the former
 // generation; retired is closed when the last of its requests has ended, and nothing of it that g
-// does not share is used any more. The error is that of an incomplete g; then nothing changes.
+// does not share is used any more. The error is that of an incomplete g, or of one that was in force
+// before; then nothing changes.
 func (s *Server) SetGeneration(g *Generation) (retired <-chan struct{}, err error) {
 	if err := g.prepare(); err != nil {
 		return nil, err
+	}
+	if !g.serving.begin() {
+		return nil, errors.New("the generation was in force before: make another")
 	}
 	former := s.generation.Swap(g)
 	s.underWay.recheck(g)
@@ -40,7 +44,17 @@ func (s *Server) current() *Generation {
 type serving struct {
 	mu      sync.Mutex
 	n       int
+	begun   bool
 	retired chan struct{} // nil while the generation is in force
+}
+
+// begin reports whether the generation was never in force; it is from then on.
+func (s *serving) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := !s.begun
+	s.begun = true
+	return first
 }
 
 // enter reports whether the generation is in force; then it is used.

@@ -182,6 +182,20 @@ func TestReloadCutsTunnels(t *testing.T) {
 	}
 }
 
+// A generation is in force once.
+func TestGenerationIsNotPutBack(t *testing.T) {
+	p := newPiped(t, roundTrip(attentive))
+	g := p.generation(pipedPolicy, canary)
+	must(p.srv.SetGeneration(g))(t)
+	if _, err := p.srv.SetGeneration(g); err == nil {
+		t.Error("a generation that is in force was taken again")
+	}
+	must(p.srv.SetGeneration(p.generation(pipedPolicy, canary)))(t)
+	if _, err := p.srv.SetGeneration(g); err == nil {
+		t.Error("a generation that was retired was taken again")
+	}
+}
+
 // I8: under load no request is lost by reloads, and each is decided by the generation that it names.
 func TestReloadUnderLoad(t *testing.T) {
 	p := newPiped(t, roundTrip(attentive))

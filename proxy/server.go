@@ -176,6 +176,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Generation.prepare(); err != nil {
 		return nil, err
 	}
+	cfg.Generation.serving.begin()
 	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway), valve: newValve(), checks: newCheckSlots()}
 	rand.Read(s.pathKey[:])
 	s.generation.Store(cfg.Generation)

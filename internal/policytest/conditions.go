@@ -1,4 +1,4 @@
-package policy_test
+package policytest
 
 import (
 	"slices"
@@ -7,10 +7,10 @@ import (
 	"github.com/sidekey/sidekey/policy"
 )
 
-// oracleConditions returns the most specific candidate whose condition holds, or whether one that
+// applyConditions returns the most specific candidate whose condition holds, or whether one that
 // comes before it fails; and the most specific one in mode report up to there whose condition does
 // not hold.
-func oracleConditions(matching []*candidate, r policy.Request) (best, reported *candidate, failed bool) {
+func applyConditions(matching []*candidate, r policy.Request) (best, reported *candidate, failed bool) {
 	slices.SortFunc(matching, func(a, b *candidate) int {
 		switch {
 		case a.beats(b):
@@ -43,7 +43,7 @@ var conditions = map[string]func(policy.Request) (holds, ok bool){
 	`request.headers["x-a"] == "1"`: func(r policy.Request) (bool, bool) {
 		return slices.Equal(r.Header["X-A"], []string{"1"}), r.Header["X-A"] != nil
 	},
-	`request.json == 1`: func(r policy.Request) (bool, bool) { return string(r.Body.(text)) == "1", r.Body.(text) != "?" },
+	`request.json == 1`: func(r policy.Request) (bool, bool) { return r.Body == text("1"), r.Body != nil && r.Body != text("?") },
 }
 
 // A text is a body.

@@ -56,11 +56,12 @@ test-clients: ## run curl and git through Sidekey (installs them where apt-get c
 
 .PHONY: test-reload
 test-reload: ## reload a policy 1000 times under 500 requests/s (1 minute); prints how it went
-	SIDEKEY_RELOADS=1000 go test -count=1 -timeout=10m -v -run '^TestReloads$$' ./cmd/sidekey
+	SIDEKEY_RELOADS=1000 $(GO) test -count=1 -timeout=10m -v -run '^TestReloads$$' ./cmd/sidekey
 
 .PHONY: test-agreement
-test-agreement: ## 1000000 random pairs of policy and request: explain, test, the proxy and an oracle agree (5 minutes)
-	SIDEKEY_PAIRS=1000000 $(GO) test -count=1 -timeout 20m -v -run '^TestAgreement$$' ./proxy
+PAIRS ?= 1000000
+test-agreement: ## 1000000 (PAIRS=N) random pairs of policy and request: explain, test, the proxy and an oracle agree (5 minutes)
+	SIDEKEY_PAIRS=$(PAIRS) $(GO) test -count=1 -timeout 20m -v -run '^TestAgreement$$' ./proxy
 
 .PHONY: test-exhaustion
 test-exhaustion: ## attack a real serve with floods and stuck peers (4 minutes); prints a table

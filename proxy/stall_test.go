@@ -129,7 +129,7 @@ func TestSilentStream(t *testing.T) {
 				<-time.After(2 * stall)
 			}
 			io.WriteString(w, "end")
-		}, stallsSoon)
+		}, func(c *proxy.Config, _ *rigOptions) { c.StallTimeout = stall })
 		resp, body := r.do(r.client(h2), "GET", r.at("api.test", "/v1/x"), nil, nil)
 		if resp.StatusCode != 200 || !strings.HasSuffix(body, "end") {
 			t.Errorf("h2=%v: %s %q", h2, resp.Status, body)

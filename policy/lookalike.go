@@ -12,20 +12,25 @@ import (
 // names for the same: they fold case, and brackets, dots and dashes in a query. What only looks like
 // a name that a condition knows is refused, for the condition would not see it.
 type lookalikes struct {
-	query map[string]map[string]bool // folded name to the names
-	json  map[string]map[string]bool
+	query, json spellings
 }
 
 func (l *lookalikes) add(name string) {
 	if l.query == nil {
-		l.query, l.json = map[string]map[string]bool{}, map[string]map[string]bool{}
+		l.query, l.json = spellings{}, spellings{}
 	}
-	for known, folded := range map[*map[string]map[string]bool]string{&l.query: foldQuery(name), &l.json: strings.ToLower(name)} {
-		if (*known)[folded] == nil {
-			(*known)[folded] = map[string]bool{}
-		}
-		(*known)[folded][name] = true
+	l.query.add(foldQuery(name), name)
+	l.json.add(strings.ToLower(name), name)
+}
+
+// spellings are the names that conditions know, by what they are folded to.
+type spellings map[string]map[string]bool
+
+func (s spellings) add(folded, name string) {
+	if s[folded] == nil {
+		s[folded] = map[string]bool{}
 	}
+	s[folded][name] = true
 }
 
 // inQuery reports whether name could be taken for one that a condition looks for, and is not it.

@@ -81,6 +81,17 @@ func readStdin(cmd *cobra.Command) ([]byte, error) {
 	return src, nil
 }
 
+// openInput opens the file that an argument names; - is standard input. The caller closes it.
+func openInput(cmd *cobra.Command, file string) (io.ReadCloser, error) {
+	if file == "-" {
+		return io.NopCloser(cmd.InOrStdin()), nil
+	}
+	if err := checkFile(file); err != nil {
+		return nil, err
+	}
+	return os.Open(file)
+}
+
 // checkFile says what is wrong with the name of a file to read, and which one may be meant.
 func checkFile(file string) error {
 	info, err := os.Stat(file)

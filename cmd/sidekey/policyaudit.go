@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 
@@ -44,17 +43,14 @@ type intentKey struct {
 func readTraffic(cmd *cobra.Command, files []string) (*pastTraffic, error) {
 	t := &pastTraffic{sources: map[string]policy.From{}}
 	for _, file := range files {
-		in, name := cmd.InOrStdin(), "stdin"
-		if file != "-" {
-			if err := checkFile(file); err != nil {
-				return nil, err
-			}
-			f, err := os.Open(file)
-			if err != nil {
-				return nil, err
-			}
-			defer f.Close()
-			in, name = f, file
+		in, err := openInput(cmd, file)
+		if err != nil {
+			return nil, err
+		}
+		defer in.Close()
+		name := file
+		if file == "-" {
+			name = "stdin"
 		}
 		if err := t.read(name, in); err != nil {
 			return nil, err

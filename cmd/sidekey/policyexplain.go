@@ -136,17 +136,14 @@ func (b fileBody) Bytes() ([]byte, error) { return b, nil }
 const maxExplainedBody = 64 << 20
 
 func readBody(cmd *cobra.Command, file string) (fileBody, error) {
-	in, name := cmd.InOrStdin(), "standard input"
-	if file != "-" {
-		if err := checkFile(file); err != nil {
-			return nil, err
-		}
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in, name = f, file
+	in, err := openInput(cmd, file)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	name := file
+	if file == "-" {
+		name = "standard input"
 	}
 	body, err := io.ReadAll(io.LimitReader(in, maxExplainedBody+1))
 	if err != nil {

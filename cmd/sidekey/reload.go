@@ -26,7 +26,7 @@ const (
 	// not every filesystem says so.
 	reloadPoll = 2 * time.Second
 
-	// reloadPause is how long after a change the files are looked at: more of it may be coming.
+	// reloadPause is for how long the files must stay as they are: more of a change may be coming.
 	reloadPause = 50 * time.Millisecond
 
 	// retireAfter is for how long requests that began under a former policy keep the credentials
@@ -95,7 +95,7 @@ func (r *reloader) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if digestOf(readAgain(r.files)) != r.seen && r.settled(ctx) {
+		if digestOf(readAgain(r.files)) != r.seen {
 			r.load(ctx)
 		}
 	}
@@ -112,19 +112,19 @@ func watch(w *fsnotify.Watcher, files map[string][]byte) {
 	}
 }
 
-// settled waits until the files read the same twice: half of a file that is being written may be a
-// policy, too, and a wider one. It reports false if ctx ends before.
-func (r *reloader) settled(ctx context.Context) bool {
-	for before := ""; ; {
-		now := digestOf(readAgain(r.files))
-		if now == before {
-			return true
-		}
-		before = now
+// read reads the policy until its files, those that it includes too, are the same a moment later: half
+// of a file that is being written may be a policy, and a wider one. ok is false if ctx ends before.
+func (r *reloader) read(ctx context.Context) (pol *policy.Policy, ok bool, err error) {
+	for {
+		pol, r.files, err = loadPolicy(r.path)
+		r.seen = digestOf(r.files)
 		select {
 		case <-time.After(reloadPause):
 		case <-ctx.Done():
-			return false
+			return nil, false, nil
+		}
+		if digestOf(readAgain(r.files)) == r.seen {
+			return pol, true, err
 		}
 	}
 }
@@ -149,8 +149,10 @@ func digestOf(files map[string][]byte) string {
 
 // load reads the policy and puts it in force, or refuses it.
 func (r *reloader) load(ctx context.Context) {
-	pol, files, err := loadPolicy(r.path)
-	r.files, r.seen = files, digestOf(files)
+	pol, ok, err := r.read(ctx)
+	if !ok {
+		return
+	}
 	former := r.sc.inForce.Load()
 	if err == nil && pol.SHA256() == former.Policy.SHA256() {
 		r.accept("the policy's files hold again what is in force")

@@ -25,16 +25,16 @@ func (sc *sidecar) replace(ctx context.Context, next *bound, detail string) erro
 	}
 	former := sc.inForce.Load()
 	sc.trail.SetPolicy(next.Number, next.Policy.SHA256())
+	var retired <-chan struct{}
 	_, err := sc.trail.Append(audit.Record{Event: audit.PolicyLoaded, PromptSHA256: next.Policy.PromptSHA256(), Detail: detail})
+	if err == nil {
+		retired, err = sc.proxy.SetGeneration(next.Generation)
+	}
 	if err != nil {
 		sc.trail.SetPolicy(former.Number, former.Policy.SHA256())
-		return fmt.Errorf("it cannot be recorded: %v", err)
-	}
-	sc.inForce.Store(next)
-	retired, err := sc.proxy.SetGeneration(next.Generation)
-	if err != nil { // rebind makes none that it does not take
 		return fmt.Errorf("put the policy in force: %v", err)
 	}
+	sc.inForce.Store(next)
 	for _, c := range next.without(former) {
 		sc.tasks.Go(func() error { return c.cache.Run(sc.upkeep) })
 		if c.prefetch {

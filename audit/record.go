@@ -13,6 +13,11 @@ type Event string
 // first byte is sent and a [RequestOutcome] when its answer has ended; one that does not leaves a
 // [RequestDenied]. A connection that never came to a request leaves a [ConnectionRefused].
 //
+// A [VaultCalled] stands for each call to Vault that Vault may have seen, whatever came of it, so that
+// a call which Vault has on record and no trail has was made by somebody else.
+//
+// A [SegmentSigned] is appended by the [Log] itself; see [Config.SegmentBytes].
+//
 // A [SessionVerified] is appended by [Log.SetAttribution] only. A [SessionEnded] is written when the
 // session's credentials are given up, and again by a process that went on after that, as its last
 // record: between the two nothing is issued or carries a credential.
@@ -32,13 +37,15 @@ const (
 	SecretReflected    Event = "secret.reflected"
 	KillEngaged        Event = "kill.engaged"
 	KillReleased       Event = "kill.released"
+	VaultCalled        Event = "vault.called"
+	SegmentSigned      Event = "segment.signed"
 )
 
 func (e Event) known() bool {
 	switch e {
 	case SessionStarted, SessionVerified, SessionEnded, CredentialIssued, CredentialReissued, CredentialRevoked,
 		RequestIntent, RequestOutcome, RequestDenied, ConnectionRefused,
-		PolicyLoaded, PolicyRefused, SecretReflected, KillEngaged, KillReleased:
+		PolicyLoaded, PolicyRefused, SecretReflected, KillEngaged, KillReleased, VaultCalled, SegmentSigned:
 		return true
 	}
 	return false
@@ -74,6 +81,12 @@ type Record struct {
 	// PathHMAC is a keyed hash over the request target as the agent sent it. It tells apart
 	// targets that Path shows alike.
 	PathHMAC string `json:"path_hmac,omitempty"`
+
+	// PathSent is the path that was sent, where the route says `log: path`. It never holds a query.
+	PathSent string `json:"path_sent,omitempty"`
+
+	// RequestID is the X-Request-Id that the upstream was sent, where the route says `correlate: true`.
+	RequestID string `json:"request_id,omitempty"`
 
 	// Route and Credential are names in the policy.
 	Route      string `json:"route,omitempty"`
@@ -144,6 +157,14 @@ type Record struct {
 	// CA is the fingerprint of the session's CA certificate, on [SessionStarted].
 	CA string `json:"ca,omitempty"`
 
+	// SigningKey is the Ed25519 public key in hex that signs the session's segments, on
+	// [SessionStarted]. The Log sets it.
+	SigningKey string `json:"signing_key,omitempty"`
+
+	// Signature is the Ed25519 signature in hex over the record before, on [SegmentSigned]. The Log
+	// sets it.
+	Signature string `json:"signature,omitempty"`
+
 	// PromptSHA256 is that of the role's prompt file, on [SessionStarted] and [PolicyLoaded].
 	PromptSHA256 string `json:"prompt_sha256,omitempty"`
 
@@ -193,6 +214,7 @@ func (r *Record) clean() {
 		&r.Conn, &r.Entrance, &r.Method, &r.Scheme, &r.Host, &r.Path, &r.PathHMAC, &r.Route,
 		&r.Credential, &r.Issuance, &r.Reason, &r.WouldDeny, &r.Error, &r.Protocol,
 		&r.Fingerprint, &r.By, &r.Detail, &r.Version, &r.CA, &r.PromptSHA256,
+		&r.PathSent, &r.RequestID, &r.SigningKey, &r.Signature,
 	} {
 		*s = visible(*s)
 	}

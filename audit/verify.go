@@ -4,9 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -53,14 +53,19 @@ type SessionSummary struct {
 
 // A BrokenError names the first record that does not fit.
 type BrokenError struct {
-	Line int    // counts from 1
+	File string // "" if it has no name
+	Line int    // of that file; counts from 1
 	Seq  uint64 // what the record says, 0 if it cannot be read
 	What string // holds nothing of the record's content
 }
 
 // Error implements error.
 func (e *BrokenError) Error() string {
-	return fmt.Sprintf("audit trail broken at line %d (seq %d): %s", e.Line, e.Seq, e.What)
+	where := "line " + strconv.Itoa(e.Line)
+	if e.File != "" {
+		where = fmt.Sprintf("%s:%d", e.File, e.Line)
+	}
+	return fmt.Sprintf("audit trail broken at %s (seq %d): %s", where, e.Seq, e.What)
 }
 
 // Verify reads a trail to its end and checks every record: its form, hash, predecessor and place
@@ -76,27 +81,12 @@ func (e *BrokenError) Error() string {
 // Besides the summary, Verify needs memory for one line, the issuances in use and the open
 // intents only.
 func Verify(r io.Reader) (Summary, error) {
-	v := verifier{seen: make(map[string]bool), enc: newEncoder()}
-	br := bufio.NewReaderSize(r, 64<<10)
-	var buf []byte
+	rd := NewReader(File{Reader: r})
 	for {
-		line, err := readLine(br, buf[:0])
-		buf = line
-		if err == io.EOF {
-			if len(line) > 0 {
-				v.sum.TornTail = true
-			}
-			return v.finish(), nil
-		}
-		v.line++
-		if errors.Is(err, errTooLong) {
-			return v.finish(), &BrokenError{Line: v.line, What: err.Error()}
-		}
-		if err != nil {
-			return v.finish(), fmt.Errorf("read the audit trail: %w", err)
-		}
-		if seq, what := v.check(line); what != "" {
-			return v.finish(), &BrokenError{Line: v.line, Seq: seq, What: what}
+		if _, err := rd.Next(); err == io.EOF {
+			return rd.Summary(), nil
+		} else if err != nil {
+			return rd.Summary(), err
 		}
 	}
 }
@@ -123,38 +113,64 @@ func readLine(br *bufio.Reader, buf []byte) ([]byte, error) {
 // A verifier holds what the next record must fit to.
 type verifier struct {
 	sum  Summary
-	line int
 	seen map[string]bool // session ids
 	enc  *encoder
 	out  []byte
 
-	chain *chain // the current session's; nil before the first record
-	torn  bool   // the line before is incomplete, so the next must begin a chain
+	chain  *chain // the current session's; nil before the first record
+	torn   bool   // the line before is incomplete, so the next must begin a chain
+	broken bool   // the line before did not fit, so the next is taken as it is
 }
 
-func (v *verifier) finish() Summary {
-	v.endChain()
-	return v.sum
+// summary returns what was read so far.
+func (v *verifier) summary() Summary {
+	sum := v.sum
+	if v.chain != nil && v.chain.records > 0 {
+		sum.Sessions = append(sum.Sessions[:len(sum.Sessions):len(sum.Sessions)], v.chain.summary())
+	}
+	return sum
 }
 
 func (v *verifier) endChain() {
-	if v.chain != nil && v.chain.records > 0 {
-		v.sum.Sessions = append(v.sum.Sessions, v.chain.summary())
-	}
-	v.chain = nil
+	v.sum, v.chain = v.summary(), nil
 }
 
-// check takes the next line and returns what is wrong with it, or "".
-func (v *verifier) check(line []byte) (seq uint64, what string) {
-	var e Entry
-	if err := json.Unmarshal(line, &e); err != nil {
+// cut notes that the line before the next one is incomplete.
+func (v *verifier) cut() { v.torn, v.sum.TornTail = true, true }
+
+// check takes the next line and returns what is wrong with it, or "". The entry is nil if the line
+// could not be read; if there is nothing wrong with that either, it was cut.
+func (v *verifier) check(line []byte) (e *Entry, what string) {
+	e = new(Entry)
+	if err := json.Unmarshal(line, e); err != nil {
 		if isCut(line) {
-			v.torn, v.sum.TornTail = true, true
-			return 0, ""
+			v.cut()
+			return nil, ""
 		}
-		return e.Seq, "not a record"
+		v.broken = true
+		return nil, "not a record"
 	}
-	return e.Seq, v.place(line, &e)
+	if v.broken {
+		v.resume(e)
+	}
+	if what = v.place(line, e); what != "" {
+		v.broken = true
+	}
+	return e, what
+}
+
+// resume takes e, which follows a record that did not fit, for the next of its session's chain.
+func (v *verifier) resume(e *Entry) {
+	v.broken, v.torn = false, false
+	if v.chain == nil || v.chain.session.ID != e.Session.ID {
+		delete(v.seen, e.Session.ID)
+		if v.begin(e) != nil {
+			return // place will say so
+		}
+	}
+	v.chain.session, v.chain.pod = e.Session, e.Pod
+	v.chain.at = position{seq: e.Seq - 1}
+	copy(v.chain.at.hash[:], e.Prev)
 }
 
 // isCut reports whether line is the beginning of a JSON text.

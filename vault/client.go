@@ -44,6 +44,7 @@ type client struct {
 	base        *url.URL
 	namespace   string
 	correlation func(string) string
+	onCall      func(Call)
 	timeout     time.Duration
 	transport   *http.Transport
 	cert        atomic.Pointer[tls.Certificate] // the client certificate; nil until a login offers one
@@ -64,6 +65,7 @@ func newClient(cfg Config, base *url.URL) *client {
 		base:        base,
 		namespace:   cfg.Namespace,
 		correlation: cfg.correlation(),
+		onCall:      cfg.onCall(),
 		timeout:     cfg.callTimeout(),
 		transport: &http.Transport{
 			Proxy:           nil,
@@ -115,16 +117,33 @@ type call struct {
 	relogin bool
 }
 
-// do makes k and reads its reply. The error is a *failure. The reply of a bare call may be nil. A
-// 404 that has a reply, as for a deleted version of KV version 2, gives both.
+// do makes k, reads its reply and tells of it. The error is a *failure. The reply of a bare call may
+// be nil. A 404 that has a reply, as for a deleted version of KV version 2, gives both.
 func (c *client) do(ctx context.Context, k call) (*reply, error) {
+	began := time.Now()
+	status, r, err := c.exchange(ctx, k)
+	if f, failed := errors.AsType[*failure](err); failed && f.unsent {
+		return r, err
+	}
+	told := Call{Method: k.method, Path: k.path, Status: status, CorrelationID: k.correlation, Duration: time.Since(began)}
+	if r != nil {
+		told.RequestID, told.LeaseID = r.RequestID, r.LeaseID
+	}
+	c.onCall(told)
+	return r, err
+}
+
+// exchange is do without the telling. The status is 0 if no reply came.
+func (c *client) exchange(ctx context.Context, k call) (status int, r *reply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	ctx, done := c.watch.begin(ctx)
 	defer done()
 	req, err := c.request(ctx, k)
 	if err != nil {
-		return nil, k.unavailable("the request cannot be built")
+		f := k.unavailable("the request cannot be built")
+		f.unsent = true
+		return 0, nil, f
 	}
 	var sent atomic.Bool
 	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -137,21 +156,21 @@ func (c *client) do(ctx context.Context, k call) (*reply, error) {
 	if err != nil {
 		f := k.broken(ctx, err)
 		f.unsent = !sent.Load()
-		return nil, f
+		return 0, nil, f
 	}
 	defer resp.Body.Close()
 	failed := k.judge(resp)
 	if resp.StatusCode == http.StatusNoContent || failed != nil && (k.bare || resp.StatusCode != http.StatusNotFound) {
-		return nil, failed
+		return resp.StatusCode, nil, failed
 	}
-	r, err := k.read(ctx, resp)
+	r, err = k.read(ctx, resp)
 	switch {
 	case failed != nil:
-		return r, failed
+		return resp.StatusCode, r, failed
 	case err == nil && k.bare && r.RequestID == "": // something before Vault may say 200 to all
-		return nil, k.unavailable("the reply is not one of Vault's")
+		return resp.StatusCode, nil, k.unavailable("the reply is not one of Vault's")
 	}
-	return r, err
+	return resp.StatusCode, r, err
 }
 
 // read reads the reply that resp holds; nil if there is an error.

@@ -53,6 +53,10 @@ type Config struct {
 	// on. It must return soon and must not wait for the session. Nil means that no one is told.
 	OnLogin func(Login)
 
+	// OnCall is called after each call that Vault may have seen, before anything is made of what
+	// came of it. It must return soon and must not wait for the session. Nil means that no one is told.
+	OnCall func(Call)
+
 	// Correlation gives the value of X-Correlation-Id for one call. The argument is the
 	// issuance's UUID for a read and a fresh UUID for a login or a revocation. Nil means the
 	// UUID itself. It must be safe for concurrent use.
@@ -82,6 +86,24 @@ type Login struct {
 	Generation int
 }
 
+// A Call tells of one call to Vault. Vault's audit log has a request entry for it, if it arrived, and a
+// response entry, if it was answered.
+type Call struct {
+	Method, Path string // the path without "/v1/", not escaped
+
+	// Status is that of the reply; 0 means that none came.
+	Status int
+
+	// RequestID and LeaseID are what the reply says; "" for one without a body.
+	RequestID, LeaseID string
+
+	// CorrelationID is the X-Correlation-Id that the call carried.
+	CorrelationID string
+
+	// Duration is the time from the beginning of the call to the end of the reply.
+	Duration time.Duration
+}
+
 func (c Config) callTimeout() time.Duration { return cmp.Or(c.CallTimeout, 5*time.Second) }
 
 func (c Config) correlation() func(string) string {
@@ -89,6 +111,13 @@ func (c Config) correlation() func(string) string {
 		return c.Correlation
 	}
 	return func(id string) string { return id }
+}
+
+func (c Config) onCall() func(Call) {
+	if c.OnCall != nil {
+		return c.OnCall
+	}
+	return func(Call) {}
 }
 
 // now strips the monotonic reading: it stands still while the machine is suspended, and an

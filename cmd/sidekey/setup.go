@@ -46,6 +46,7 @@ type setup struct {
 	recorder  lateRecorder
 	anchor    func() (seq uint64, head string)
 	onLogin   func(vault.Login)
+	onCall    func(vault.Call)
 }
 
 // prepare hardens the process, since it reads what credentials come from, and checks cfg and all that
@@ -56,7 +57,7 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 		return nil, failed(err)
 	}
 	env := environment(p.environ)
-	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }, onLogin: func(vault.Login) {}}
+	s := &setup{cfg: cfg, anchor: func() (uint64, string) { return 0, "" }, onLogin: func(vault.Login) {}, onCall: func(vault.Call) {}}
 	ms := mistakes{where: cfg.Where}
 	s.loadPolicy(&ms)
 	s.checkCADir(&ms)
@@ -195,6 +196,7 @@ func (s *setup) newVault(ms *mistakes, log zerolog.Logger) {
 		SessionTokenRole: v.SessionTokenRole, Meta: s.tokenMeta(),
 		Expect: s.claims, Require: v.Auth.Verify,
 		OnLogin:     func(l vault.Login) { s.onLogin(l) },
+		OnCall:      func(c vault.Call) { s.onCall(c) },
 		Correlation: s.correlation,
 		Log:         log.With().Str("part", "vault").Logger(),
 	}

@@ -83,7 +83,7 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 		return nil, failed(fmt.Errorf("start audit trail: %v", err))
 	}
 	sc.trail = newTrail(auditLog, s.session.Attribution, sc.metrics, log)
-	s.anchor, s.onLogin = auditLog.Anchor, sc.loggedIn
+	s.anchor, s.onLogin, s.onCall = auditLog.Anchor, sc.loggedIn, sc.trail.called
 	s.recorder.set(sc.trail)
 	if err := sc.listen(); err != nil {
 		sc.closeListeners()

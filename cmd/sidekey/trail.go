@@ -4,12 +4,17 @@ import (
 	"crypto/rand"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/sidekey/sidekey/audit"
 	"github.com/sidekey/sidekey/credential"
+	"github.com/sidekey/sidekey/vault"
 )
+
+// callPatience is for how long a call to Vault waits for its record.
+const callPatience = 500 * time.Millisecond
 
 // A trail is the audit trail of a session. Everything that happens passes through it, so it is
 // also where things are counted.
@@ -86,6 +91,24 @@ func (t *trail) Revoked(iss *credential.Issuance, err error) {
 		rec.Source = &audit.Source{Kind: iss.Origin.Kind, LeaseID: iss.Origin.LeaseID}
 	}
 	t.note(rec)
+}
+
+// called records a call to Vault. At the end of a session a sink that stands still must not keep the
+// next call, which may revoke something, from being made.
+func (t *trail) called(c vault.Call) {
+	rec := audit.Record{
+		Event: audit.VaultCalled, Method: c.Method, Status: c.Status, DurationMS: float64(c.Duration.Microseconds()) / 1000,
+		Source: &audit.Source{Kind: kindVault, Path: c.Path, RequestID: c.RequestID, CorrelationID: c.CorrelationID, LeaseID: c.LeaseID},
+	}
+	if c.Status == 0 {
+		rec.Error = "no_answer"
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); t.note(rec) }()
+	select {
+	case <-done:
+	case <-time.After(callPatience):
+	}
 }
 
 // note appends a record that nothing waits for.

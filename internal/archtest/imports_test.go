@@ -34,6 +34,7 @@ var ours = map[string][]string{
 	"inject":              {"credential"},
 	"redact":              nil,
 	"audit":               nil,
+	"audit/custody":       {"audit"},
 	"internal/mitmca":     nil,
 	"internal/config":     {"internal/strictyaml", "policy"},
 	"internal/archtest":   nil,
@@ -50,6 +51,7 @@ var never = map[string][]string{
 	"credential/*":    {zerolog},
 	"inject":          {zerolog, "log"},
 	"audit":           {zerolog},
+	"audit/custody":   {zerolog},
 	"redact":          {zerolog},
 	"internal/mitmca": {zerolog},
 }

@@ -2,8 +2,10 @@ package audit_test
 
 import (
 	"bytes"
+	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/sidekey/sidekey/audit"
 )
@@ -56,12 +58,19 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// A trail as it is: each request has an intent and an outcome, and a path of its own.
 func BenchmarkVerify(b *testing.B) {
 	sink := &memory{}
 	l := open(b, sink, "s")
+	mustAppend(b, l, audit.Record{Event: audit.SessionStarted})
+	mustAppend(b, l, audit.Record{Event: audit.CredentialIssued, Credential: "github", Issuance: "i", ExpiresAt: time.Now().Add(time.Hour)})
 	const n = 1000
-	for range n {
-		mustAppend(b, l, sample)
+	for i := range n / 2 {
+		r := sample
+		r.Issuance, r.PathHMAC = "i", fmt.Sprintf("%032x", i*i)
+		ref := mustAppend(b, l, r)
+		r.Event, r.Intent, r.Status, r.BytesOut, r.DurationMS, r.Attempts, r.Protocol = audit.RequestOutcome, ref.Seq, 200, int64(i*i), float64(i)+0.125, 1, "h2"
+		mustAppend(b, l, r)
 	}
 	text := sink.Bytes()
 	b.SetBytes(int64(len(text)))

@@ -26,9 +26,9 @@ type Reader struct {
 // NewReader returns a reader of the trail that stands in files, one after another. A chain may go on
 // from one to the next.
 func NewReader(files ...File) *Reader {
-	r := &Reader{files: files, v: verifier{seen: make(map[string]bool), enc: newEncoder()}}
+	r := &Reader{files: files, v: verifier{seen: make(map[string]bool), enc: newEncoder(), scanner: newScanner()}}
 	if len(files) > 0 {
-		r.in = bufio.NewReaderSize(files[0], 64<<10)
+		r.in = bufio.NewReaderSize(files[0], 256<<10)
 	}
 	return r
 }
@@ -48,6 +48,19 @@ func (r *Reader) Summary() Summary { return r.v.summary() }
 // it could be read at all, where the trail is not intact, after which the next call goes on with the
 // line after it, from what that one says of itself; any other error is of reading, and final.
 func (r *Reader) Next() (*Entry, error) {
+	e := new(Entry)
+	read, err := r.next(e)
+	if !read {
+		return nil, err
+	}
+	if e.Hash == "" {
+		e.Prev, e.Hash = string(r.v.link.prev), string(r.v.link.hash)
+	}
+	return e, err
+}
+
+// next is Next into e, but for the hashes, which may be left out.
+func (r *Reader) next(e *Entry) (read bool, err error) {
 	for r.in != nil {
 		line, err := readLine(r.in, r.buf[:0])
 		r.buf = line
@@ -66,28 +79,24 @@ func (r *Reader) Next() (*Entry, error) {
 		r.line++
 		if errors.Is(err, errTooLong) {
 			r.in = nil
-			return nil, r.broken(nil, err.Error())
+			return false, r.broken(&Entry{}, err.Error())
 		}
 		if err != nil {
 			r.in = nil
-			return nil, fmt.Errorf("read the audit trail: %w", err)
+			return false, fmt.Errorf("read the audit trail: %w", err)
 		}
-		e, what := r.v.check(line)
+		read, what := r.v.check(line, e)
 		if what != "" {
-			return e, r.broken(e, what)
+			return read, r.broken(e, what)
 		}
-		if e != nil {
-			return e, nil
+		if read {
+			return true, nil
 		}
 	}
-	return nil, io.EOF
+	return false, io.EOF
 }
 
 func (r *Reader) broken(e *Entry, what string) error {
 	name, line := r.Where()
-	b := &BrokenError{File: name, Line: line, What: what}
-	if e != nil {
-		b.Seq = e.Seq
-	}
-	return b
+	return &BrokenError{File: name, Line: line, Seq: e.Seq, What: what}
 }

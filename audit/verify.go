@@ -82,8 +82,9 @@ func (e *BrokenError) Error() string {
 // intents only.
 func Verify(r io.Reader) (Summary, error) {
 	rd := NewReader(File{Reader: r})
+	var e Entry
 	for {
-		if _, err := rd.Next(); err == io.EOF {
+		if _, err := rd.next(&e); err == io.EOF {
 			return rd.Summary(), nil
 		} else if err != nil {
 			return rd.Summary(), err
@@ -117,6 +118,9 @@ type verifier struct {
 	enc  *encoder
 	out  []byte
 
+	scanner *scanner
+	link    link // of the line that it read last
+
 	chain  *chain // the current session's; nil before the first record
 	torn   bool   // the line before is incomplete, so the next must begin a chain
 	broken bool   // the line before did not fit, so the next is taken as it is
@@ -138,25 +142,33 @@ func (v *verifier) endChain() {
 // cut notes that the line before the next one is incomplete.
 func (v *verifier) cut() { v.torn, v.sum.TornTail = true, true }
 
-// check takes the next line and returns what is wrong with it, or "". The entry is nil if the line
-// could not be read; if there is nothing wrong with that either, it was cut.
-func (v *verifier) check(line []byte) (e *Entry, what string) {
-	e = new(Entry)
+// check reads the next line into e and returns what is wrong with it, or "". Without a read there is
+// nothing in e; if there is nothing wrong with that, the line was cut.
+func (v *verifier) check(line []byte, e *Entry) (read bool, what string) {
+	if v.chain != nil && !v.broken && !v.torn {
+		if l, ok := v.scanner.scan(line, v.chain, e); ok {
+			v.link = l
+			what = v.follows(e, l, true)
+			v.broken = what != ""
+			return true, what
+		}
+		*e = Entry{}
+	}
 	if err := json.Unmarshal(line, e); err != nil {
+		*e = Entry{}
 		if isCut(line) {
 			v.cut()
-			return nil, ""
+			return false, ""
 		}
 		v.broken = true
-		return nil, "not a record"
+		return false, "not a record"
 	}
 	if v.broken {
 		v.resume(e)
 	}
-	if what = v.place(line, e); what != "" {
-		v.broken = true
-	}
-	return e, what
+	what = v.place(line, e)
+	v.broken = what != ""
+	return true, what
 }
 
 // resume takes e, which follows a record that did not fit, for the next of its session's chain.
@@ -195,27 +207,35 @@ func (v *verifier) place(line []byte, e *Entry) string {
 		}
 	}
 	v.torn = false
-	c := v.chain
-	verified := !begins && c.verified(v.enc, e)
+	verified := !begins && v.chain.verified(v.enc, e)
 	next, form := v.rebuild(line, e)
 	switch {
-	case e.Session != c.session || e.Event == SessionVerified && !verified:
+	case e.Session != v.chain.session || e.Event == SessionVerified && !verified:
 		return "the session's particulars changed"
-	case e.Pod != c.pod:
+	case e.Pod != v.chain.pod:
 		return "the pod changed"
+	}
+	return v.follows(e, link{prev: []byte(e.Prev), hash: []byte(e.Hash), next: next}, form)
+}
+
+// follows checks that e, which is about the current chain's session, comes next in it. Form says whether
+// its line is as it ought to be but for the hash.
+func (v *verifier) follows(e *Entry, l link, form bool) string {
+	c := v.chain
+	switch {
 	case e.Seq != c.at.seq+1:
 		return fmt.Sprintf("out of sequence: want seq %d", c.at.seq+1)
-	case e.Prev != string(c.at.hash[:]):
+	case string(l.prev) != string(c.at.hash[:]):
 		return "prev is not the hash of the record before it"
 	case !form:
 		return "not in the form that this version writes"
-	case e.Hash != string(next.hash[:]):
+	case string(l.hash) != string(l.next.hash[:]):
 		return "the hash does not match"
 	}
 	if what := c.apply(e); what != "" {
 		return what
 	}
-	c.at = next
+	c.at = l.next
 	return ""
 }
 

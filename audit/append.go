@@ -38,12 +38,15 @@ type batch struct {
 //
 // The error wraps [ErrSink] if the sink failed, in which case no record of that batch is part of
 // the trail, or is [ErrClosed]. Any other error means that r itself cannot be recorded: its event
-// is unknown or a [SessionVerified], an outcome names no intent, a [CredentialIssued] has no id or expiry,
+// is unknown or one that only the log itself appends, an outcome names no intent, a [CredentialIssued] has no id or expiry,
 // a number or a time has no JSON form. After the sink failed, the next Append tries again, unless bytes reached
 // the sink that could not be taken back; then every later Append fails.
 func (l *Log) Append(r Record) (Ref, error) {
-	if r.Event == SessionVerified {
+	switch r.Event {
+	case SessionVerified:
 		return Ref{}, errors.New("append to the audit trail: only SetAttribution appends a " + string(r.Event))
+	case SegmentSigned:
+		return Ref{}, errors.New("append to the audit trail: only the log itself appends a " + string(r.Event))
 	}
 	return l.append(r, nil)
 }
@@ -77,6 +80,10 @@ func (l *Log) append(r Record, raises []byte) (Ref, error) {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
 	}
 	r.clean()
+	r.SigningKey, r.Signature = "", ""
+	if r.Event == SessionStarted {
+		r.SigningKey = l.segment.public
+	}
 	e := l.entries.Get().(*entry)
 	defer l.entries.Put(e)
 	e.event, e.raises, r.Event = r.Event, raises, ""
@@ -134,13 +141,20 @@ func (l *Log) commit(b *batch) {
 
 	defer close(b.done)
 	b.err = ErrSink // what the others see if the sink panics
-	buf, context := l.buf[:0], l.context
+	buf, context, ends := l.buf[:0], l.context, false
 	for _, e := range b.entries {
 		if e.raises != nil {
 			context = e.raises
 		}
 		buf, head = appendLine(buf, head, e.at, e.event, context, e.policy, e.fields)
 		e.seq = head.seq
+		ends = ends || e.event == SessionEnded
+		l.segment.told = l.segment.told || e.event == SessionStarted
+	}
+	last := b.entries[len(b.entries)-1]
+	ends = ends || l.segment.size+int64(len(buf)) >= l.segment.limit
+	if ends && l.segment.told {
+		buf, head = l.segment.sign(buf, l.id, head, last.at, context, last.policy)
 	}
 	if cap(buf) <= maxKeep {
 		l.buf = buf
@@ -150,10 +164,43 @@ func (l *Log) commit(b *batch) {
 		return
 	}
 	l.context = context
+	l.advance(head, len(buf), ends)
+	b.err = nil
+}
+
+// advance moves the chain on to head, after size bytes were written, which end a segment if signed is
+// set. The caller holds l.writing.
+func (l *Log) advance(head position, size int, signed bool) {
 	l.mu.Lock()
 	l.head = head
 	l.mu.Unlock()
-	b.err = nil
+	l.segment.size += int64(size)
+	l.segment.open = !signed
+	if !signed || l.segment.size < l.segment.limit {
+		return
+	}
+	l.segment.size = 0
+	if l.rotate == nil {
+		return
+	}
+	if err := l.rotate.Rotate(); err != nil {
+		l.problem(fmt.Errorf("rotate the audit trail, which goes on in the same file: %v", err))
+		return
+	}
+	l.size = 0
+}
+
+// signRest signs what is not signed yet. The caller holds l.writing, and nobody appends any more.
+func (l *Log) signRest() error {
+	if !l.segment.open || !l.segment.told || l.broken != nil {
+		return nil
+	}
+	buf, head := l.segment.sign(nil, l.id, l.head, l.now(), l.context, l.policy)
+	if err := l.write(buf); err != nil {
+		return err
+	}
+	l.advance(head, len(buf), false)
+	return nil
 }
 
 // write hands p to the sink whole, or takes back what reached it. The caller holds l.writing.

@@ -46,11 +46,11 @@ func TestSetAttribution(t *testing.T) {
 			t.Errorf("SetAttribution(%q) of a verified session: no error", level)
 		}
 	}
-	want := []string{"asserted", "kubernetes", "kubernetes", "vault-verified", "vault-verified"}
+	want := []string{"asserted", "kubernetes", "kubernetes", "vault-verified", "vault-verified", "vault-verified"} // the last signs
 	if diff := cmp.Diff(attributions(t, sink.String()), want); diff != "" {
 		t.Errorf("attributions (-got +want):\n%s", diff)
 	}
-	if s := mustVerify(t, sink.String()).Sessions; len(s) != 1 || s[0].Records != 5 || !s[0].Ended {
+	if s := mustVerify(t, sink.String()).Sessions; len(s) != 1 || s[0].Records != 6 || !s[0].Ended {
 		t.Errorf("Verify: %+v", s)
 	}
 	if _, err := l.Append(audit.Record{Event: audit.SessionVerified}); err == nil || errors.Is(err, audit.ErrSink) {

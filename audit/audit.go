@@ -13,11 +13,17 @@
 // record before it; seq counts from 1. A session is a chain of its own: its first record has 64
 // zeros as prev. A file may hold several sessions one after another.
 //
+// A [SegmentSigned] signs the record before it with an Ed25519 key (RFC 8032) that the [Log] makes, that
+// never leaves its memory, and whose public half stands in the [SessionStarted]. What is signed is the
+// text "sidekey segment v1", the session's id, the seq and the hash of that record, each ended by a
+// newline.
+//
 // # What it proves
 //
-// [Verify] finds a record that was changed, left out, put in or moved. It cannot find that the
-// last records of a trail were cut off, nor a trail that was written anew from its start: for
-// that, compare with a [Log.Anchor] kept elsewhere. Sidekey puts anchors into Vault's audit log.
+// [Verify] finds a record that was changed, left out, put in or moved; and what was signed cannot have
+// been written anew by anybody who had the files only. It cannot find that the last records of a trail
+// were cut off, nor a trail that was written anew from its start, with a key of its own: for that,
+// compare with a [Log.Anchor] kept elsewhere. Sidekey puts anchors into Vault's audit log.
 package audit
 
 import (
@@ -102,6 +108,16 @@ type Config struct {
 	// the process but not the machine.
 	Sync bool
 
+	// SegmentBytes is after how many bytes a segment of the chain ends: it is signed with a
+	// [SegmentSigned], and a sink that is a file which [OpenSink] opened goes on in a new file. What
+	// the end of a session leaves, and Close, is signed too. Zero means [DefaultSegment].
+	SegmentBytes int64
+
+	// Problem is told what the operator should know and no caller of Append can be told: that a file
+	// could not be rotated, and the trail goes on in the old one. It must return soon. Nil means that
+	// no one is told.
+	Problem func(error)
+
 	// Session is required; see its ID.
 	Session Session
 
@@ -121,6 +137,9 @@ type Ref struct {
 // A Log appends to a trail. It is safe for concurrent use.
 type Log struct {
 	sink    Sink
+	rotate  rotator // nil if the sink does not
+	problem func(error)
+	id      string   // the session's
 	rewind  rewinder // nil if what reached the sink cannot be taken back
 	sync    bool
 	now     func() time.Time
@@ -148,6 +167,7 @@ type Log struct {
 	context []byte // session and pod; replaced, never changed
 	buf     []byte
 	size    int64 // of the file, where rewind is not nil
+	segment segment
 	broken  error
 }
 
@@ -166,8 +186,15 @@ func New(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %v", err)
 	}
+	seg, err := newSegment(cfg.SegmentBytes)
+	if err != nil {
+		return nil, fmt.Errorf("open the audit log: make a key: %v", err)
+	}
 	l := &Log{
 		sink:     cfg.Sink,
+		problem:  cfg.Problem,
+		id:       cfg.Session.ID,
+		segment:  seg,
 		sync:     cfg.Sync,
 		now:      cfg.Now,
 		urn:      "urn:sidekey:" + cfg.Session.ID + ":",
@@ -182,6 +209,10 @@ func New(cfg Config) (*Log, error) {
 	if l.now == nil {
 		l.now = time.Now
 	}
+	if l.problem == nil {
+		l.problem = func(error) {}
+	}
+	l.rotate, _ = cfg.Sink.(rotator)
 	if f, ok := cfg.Sink.(rewinder); ok {
 		if size, err := f.Seek(0, io.SeekEnd); err == nil {
 			l.rewind, l.size = f, size
@@ -227,15 +258,19 @@ func (l *Log) Anchor() (seq uint64, head string) {
 	return l.head.seq, string(l.head.hash[:])
 }
 
-// Close waits for the records being appended, then syncs and closes the sink. Every Append after
-// that fails with [ErrClosed]. The error wraps [ErrSink]; further calls return the same.
+// Close waits for the records being appended, signs what is not signed yet, then syncs and closes the
+// sink. Every Append after that fails with [ErrClosed]. The error wraps [ErrSink]; further calls return
+// the same.
 func (l *Log) Close() error {
 	l.closing.Do(func() {
 		l.mu.Lock()
 		l.closed = true
 		l.mu.Unlock()
 		l.leaders.Wait()
-		if err := errors.Join(l.sink.Sync(), l.sink.Close()); err != nil {
+		l.writing <- struct{}{}
+		unsigned := l.signRest()
+		<-l.writing
+		if err := errors.Join(unsigned, l.sink.Sync(), l.sink.Close()); err != nil {
 			l.failure = fmt.Errorf("close the audit log: %w: %v", ErrSink, err)
 		}
 	})

@@ -107,10 +107,11 @@ func TestForm(t *testing.T) {
 		t.Errorf("Append = %+v, want %+v", ref, want)
 	}
 	zeros := strings.Repeat("0", 64)
-	first := mustVerify(t, strings.SplitAfter(sink.String(), "\n")[0]).Sessions[0].Head
+	started := mustVerify(t, strings.SplitAfter(sink.String(), "\n")[0]).Sessions[0]
+	first := started.Head
 	seq, head := l.Anchor()
 	want := `{"seq":1,"time":"2026-11-22T12:00:00.000000000Z","prev":"` + zeros + `","hash":"` + first +
-		`","event":"session.started","session":{"id":"s-1","role":"r"},"pod":{},"policy":{"generation":0,"sha256":""}}
+		`","event":"session.started","session":{"id":"s-1","role":"r"},"pod":{},"policy":{"generation":0,"sha256":""},"signing_key":"` + started.SigningKey + `"}
 {"seq":2,"time":"2026-11-22T12:00:00.000000000Z","prev":"` + first + `","hash":"` + head +
 		`","event":"credential.issued","session":{"id":"s-1","role":"r"},"pod":{},"policy":{"generation":3,"sha256":"abc"},` +
 		`"issuance":"i","source":{"kind":"vault","version":2},"expires_at":"2026-11-22T13:00:00Z"}

@@ -12,7 +12,12 @@ type chain struct {
 	context []byte // session and pod as they stand in every line
 	at      position
 	over    bool // a SessionEnded was read
-	ended   bool // it was the last record
+	ended   bool // it was the last record, or what signs it is
+
+	partial  bool   // its beginning was not read
+	key      string // that signs it, in hex; "" if it is not known
+	segments int
+	unsigned int // records since the last signature
 
 	policy     Policy
 	policyJSON []byte // nil until the first use
@@ -41,6 +46,13 @@ func newChain(e *Entry, context []byte) *chain {
 		live:    make(map[string]time.Time),
 		sweeps:  minSweep,
 	}
+}
+
+// beginAt takes e, whose predecessors were not read, for the next.
+func (c *chain) beginAt(e *Entry) {
+	c.partial = true
+	c.at = position{seq: e.Seq - 1}
+	copy(c.at.hash[:], e.Prev)
 }
 
 // verified takes over the attribution of a [SessionVerified], which is all that may change of a
@@ -81,8 +93,15 @@ func (c *chain) apply(e *Entry) string {
 		return "follows the end of the session"
 	}
 	c.records++
-	c.ended = e.Event == SessionEnded
+	c.unsigned++
+	c.ended = e.Event == SessionEnded || c.ended && e.Event == SegmentSigned
 	switch e.Event {
+	case SessionStarted:
+		if e.Seq == 1 {
+			c.key = e.SigningKey
+		}
+	case SegmentSigned:
+		return c.signed(e)
 	case CredentialIssued, CredentialReissued:
 		return c.issue(e)
 	case CredentialRevoked:
@@ -90,7 +109,7 @@ func (c *chain) apply(e *Entry) string {
 	case RequestIntent:
 		return c.intent(e)
 	case RequestOutcome:
-		if _, ok := c.open[e.Intent]; !ok {
+		if _, ok := c.open[e.Intent]; !ok && !c.partial {
 			return "an outcome names no open intent"
 		}
 		delete(c.open, e.Intent)
@@ -127,6 +146,7 @@ func (c *chain) intent(e *Entry) string {
 	if e.Issuance != "" {
 		expiry, ok := c.live[e.Issuance]
 		switch {
+		case !ok && c.partial:
 		case !ok:
 			return "an intent uses an issuance that was not issued or is revoked"
 		case !expiry.After(e.Time):
@@ -149,5 +169,8 @@ func (c *chain) summary() SessionSummary {
 		Denied:        c.denied,
 		Head:          string(c.at.hash[:]),
 		Ended:         c.ended,
+		SigningKey:    c.key,
+		Segments:      c.segments,
+		Unsigned:      c.unsigned,
 	}
 }

@@ -16,6 +16,11 @@ type File struct {
 // A Reader reads a trail record by record and checks each as [Verify] does. It is not safe for
 // concurrent use.
 type Reader struct {
+	// Partial says that the beginning of the trail was given up, as when old files of it are deleted: the
+	// first session may begin in the middle, and use what was issued before. It is set before the first
+	// Next.
+	Partial bool
+
 	files []File
 	in    *bufio.Reader
 	buf   []byte
@@ -61,6 +66,7 @@ func (r *Reader) Next() (*Entry, error) {
 
 // next is Next into e, but for the hashes, which may be left out.
 func (r *Reader) next(e *Entry) (read bool, err error) {
+	r.v.partial = r.Partial
 	for r.in != nil {
 		line, err := readLine(r.in, r.buf[:0])
 		r.buf = line

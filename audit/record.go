@@ -214,7 +214,7 @@ func (r *Record) clean() {
 		&r.Conn, &r.Entrance, &r.Method, &r.Scheme, &r.Host, &r.Path, &r.PathHMAC, &r.Route,
 		&r.Credential, &r.Issuance, &r.Reason, &r.WouldDeny, &r.Error, &r.Protocol,
 		&r.Fingerprint, &r.By, &r.Detail, &r.Version, &r.CA, &r.PromptSHA256,
-		&r.PathSent, &r.RequestID, &r.SigningKey, &r.Signature,
+		&r.PathSent, &r.RequestID,
 	} {
 		*s = visible(*s)
 	}

@@ -33,7 +33,10 @@ type rewinder interface {
 // anything else is a path for [OpenFile]. Syncing a sink that has no stable storage (a pipe, a
 // terminal) does nothing. When the reader of standard output is gone, SIGPIPE ends the process
 // unless the caller ignores that signal, and only then does Append fail.
-func OpenSink(path string) (Sink, error) {
+//
+// A regular file is rotated at the end of each segment: it becomes path.000001, the next one path.000002 and
+// so on. No more than keep of these are kept, or all if keep is 0.
+func OpenSink(path string, keep int) (Sink, error) {
 	if path == "-" {
 		return stream{os.Stdout, true}, nil
 	}
@@ -44,7 +47,7 @@ func OpenSink(path string) (Sink, error) {
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return stream{f, false}, nil
 	}
-	return f, nil
+	return &rotating{File: f, path: path, keep: keep}, nil
 }
 
 // A stream is a file from which nothing can be taken back: standard output may be shared, even

@@ -87,7 +87,7 @@ func TestFileOfTwoWritersIsNotCut(t *testing.T) {
 func TestOpenFileAppends(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trail")
 	for _, id := range []string{"a", "b", "c"} {
-		sink, err := audit.OpenSink(path)
+		sink, err := audit.OpenSink(path, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,10 +110,10 @@ func TestOpenFileAppends(t *testing.T) {
 func TestOpenFileAfterACrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trail")
 	whole := trail(t, "a")
-	if err := os.WriteFile(path, []byte(whole[:len(whole)-20]), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(whole[:strings.LastIndex(whole, `"event":"session.ended"`)]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sink, err := audit.OpenSink(path)
+	sink, err := audit.OpenSink(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestFIFO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink, err := audit.OpenSink(path)
+	sink, err := audit.OpenSink(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,13 +180,13 @@ func TestFIFO(t *testing.T) {
 	if _, err := l.Append(audit.Record{Event: audit.SessionEnded}); !errors.Is(err, audit.ErrSink) {
 		t.Errorf("Append without a reader: %v, want ErrSink", err)
 	}
-	if err := l.Close(); err != nil {
-		t.Errorf("Close: %v", err)
+	if err := l.Close(); !errors.Is(err, audit.ErrSink) {
+		t.Errorf("Close: %v, want ErrSink: what was written is not signed", err)
 	}
 }
 
 func TestStdoutStaysOpen(t *testing.T) {
-	sink, err := audit.OpenSink("-")
+	sink, err := audit.OpenSink("-", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestStdoutStaysOpen(t *testing.T) {
 }
 
 func TestDevNull(t *testing.T) {
-	sink, err := audit.OpenSink("/dev/null")
+	sink, err := audit.OpenSink("/dev/null", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

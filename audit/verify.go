@@ -46,9 +46,16 @@ type SessionSummary struct {
 	// Head is the hash of the last record, to compare with an anchor kept elsewhere.
 	Head string
 
-	// Ended says that the last record is a [SessionEnded]. If not, the process died, is still
-	// running, or records are missing at the end.
+	// Ended says that the last record is a [SessionEnded], but for its signature. If not, the process
+	// died, is still running, or records are missing at the end.
 	Ended bool
+
+	// SigningKey is the public key that the session was signed with, in hex; "" if it has none.
+	SigningKey string
+
+	// Segments are signed. Unsigned counts the records after the last of them, which whoever can write
+	// to the trail could have written.
+	Segments, Unsigned int
 }
 
 // A BrokenError names the first record that does not fit.
@@ -72,7 +79,8 @@ func (e *BrokenError) Error() string {
 // in the sequence, that a chain is about one session and a session has one chain, that the
 // session's attribution rises at a [SessionVerified] and nothing else of it changes, that an
 // intent uses an issuance recorded before it, neither revoked nor expired, that an outcome names
-// an open intent, and that after the end of a session nothing is issued or used.
+// an open intent, that after the end of a session nothing is issued or used, and that each signature
+// is by the key that the session began with.
 //
 // The error is a [*BrokenError] if the trail is not intact, and then the summary is of the records
 // before; any other error comes from r. An incomplete last line, at the end of the trail or before
@@ -80,14 +88,16 @@ func (e *BrokenError) Error() string {
 //
 // Besides the summary, Verify needs memory for one line, the issuances in use and the open
 // intents only.
-func Verify(r io.Reader) (Summary, error) {
-	rd := NewReader(File{Reader: r})
+func Verify(r io.Reader) (Summary, error) { return NewReader(File{Reader: r}).Verify() }
+
+// Verify reads the rest of the trail, as the function does.
+func (r *Reader) Verify() (Summary, error) {
 	var e Entry
 	for {
-		if _, err := rd.next(&e); err == io.EOF {
-			return rd.Summary(), nil
+		if _, err := r.next(&e); err == io.EOF {
+			return r.Summary(), nil
 		} else if err != nil {
-			return rd.Summary(), err
+			return r.Summary(), err
 		}
 	}
 }
@@ -121,9 +131,10 @@ type verifier struct {
 	scanner *scanner
 	link    link // of the line that it read last
 
-	chain  *chain // the current session's; nil before the first record
-	torn   bool   // the line before is incomplete, so the next must begin a chain
-	broken bool   // the line before did not fit, so the next is taken as it is
+	chain   *chain // the current session's; nil before the first record
+	partial bool   // the first chain may begin in the middle
+	torn    bool   // the line before is incomplete, so the next must begin a chain
+	broken  bool   // the line before did not fit, so the next is taken as it is
 }
 
 // summary returns what was read so far.
@@ -174,15 +185,17 @@ func (v *verifier) check(line []byte, e *Entry) (read bool, what string) {
 // resume takes e, which follows a record that did not fit, for the next of its session's chain.
 func (v *verifier) resume(e *Entry) {
 	v.broken, v.torn = false, false
-	if v.chain == nil || v.chain.session.ID != e.Session.ID {
-		delete(v.seen, e.Session.ID)
-		if v.begin(e) != nil {
-			return // place will say so
-		}
+	context, err := encodeContext(v.enc, e.Session, e.Pod)
+	if err != nil || e.Session.ID == "" {
+		return // place will say so
 	}
-	v.chain.session, v.chain.pod = e.Session, e.Pod
-	v.chain.at = position{seq: e.Seq - 1}
-	copy(v.chain.at.hash[:], e.Prev)
+	if v.chain == nil || v.chain.session.ID != e.Session.ID {
+		v.endChain()
+		v.chain = newChain(e, context)
+		v.seen[e.Session.ID] = true
+	}
+	v.chain.session, v.chain.pod, v.chain.context = e.Session, e.Pod, context
+	v.chain.beginAt(e)
 }
 
 // isCut reports whether line is the beginning of a JSON text.
@@ -195,7 +208,7 @@ func isCut(line []byte) bool {
 func (v *verifier) place(line []byte, e *Entry) string {
 	begins := v.chain == nil || e.Session.ID != v.chain.session.ID
 	switch {
-	case begins && e.Seq != 1:
+	case begins && e.Seq != 1 && !v.startsPartial(e):
 		return "the records before it are missing"
 	case begins && v.seen[e.Session.ID]:
 		return "a session appears again"
@@ -204,6 +217,9 @@ func (v *verifier) place(line []byte, e *Entry) string {
 	case begins:
 		if err := v.begin(e); err != nil {
 			return "not a record"
+		}
+		if e.Seq != 1 {
+			v.chain.beginAt(e)
 		}
 	}
 	v.torn = false
@@ -237,6 +253,11 @@ func (v *verifier) follows(e *Entry, l link, form bool) string {
 	}
 	c.at = l.next
 	return ""
+}
+
+// startsPartial reports whether e may be the first record that there is of its chain.
+func (v *verifier) startsPartial(e *Entry) bool {
+	return v.partial && v.chain == nil && len(v.sum.Sessions) == 0 && e.Seq > 1 && len(e.Prev) == len(noDigest)
 }
 
 // begin ends the current chain and begins e's.

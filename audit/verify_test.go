@@ -21,18 +21,19 @@ func full() []audit.Record {
 	return []audit.Record{
 		{Event: audit.SessionStarted, Version: "1.0.0", CA: "ab12"},
 		{Event: audit.PolicyLoaded},
+		{Event: audit.VaultCalled, Method: "GET", Status: 200, Source: &audit.Source{Kind: "vault", Path: "github/token/x", RequestID: "1"}},
 		{Event: audit.CredentialIssued, Credential: "github", Issuance: "i1", ExpiresAt: later, Source: &audit.Source{Kind: "vault", Path: "github/token/x"}},
-		{Event: audit.RequestIntent, Method: "GET", Host: "api.test", Port: 443, Path: "/v1/**", Route: "r", Issuance: "i1"}, // seq 4
+		{Event: audit.RequestIntent, Method: "GET", Host: "api.test", Port: 443, Path: "/v1/**", Route: "r", Issuance: "i1"}, // seq 5
 		{Event: audit.RequestDenied, Method: "GET", Host: "evil.test", Path: "/", Reason: "host_not_allowed"},
-		{Event: audit.RequestIntent, Host: "plain.test"}, // seq 6
-		{Event: audit.RequestOutcome, Intent: 4, Status: 200, DurationMS: 1.25, BytesOut: 1 << 40},
+		{Event: audit.RequestIntent, Host: "plain.test"}, // seq 7
+		{Event: audit.RequestOutcome, Intent: 5, Status: 200, DurationMS: 1.25, BytesOut: 1 << 40},
 		{Event: audit.CredentialReissued, Credential: "github", Issuance: "i2", ExpiresAt: later},
-		{Event: audit.RequestIntent, Issuance: "i2"}, // seq 9
+		{Event: audit.RequestIntent, Issuance: "i2"}, // seq 10
 		{Event: audit.CredentialRevoked, Issuance: "i1"},
 		{Event: audit.ConnectionRefused, Reason: "tls"},
 		{Event: audit.PolicyRefused},
-		{Event: audit.RequestOutcome, Intent: 9, Error: "timeout"},
-		{Event: audit.SecretReflected, Intent: 9},
+		{Event: audit.RequestOutcome, Intent: 10, Error: "timeout"},
+		{Event: audit.SecretReflected, Intent: 10},
 		{Event: audit.KillEngaged, Reason: "admin_socket", By: "uid 1000, pid 77"},
 		{Event: audit.KillReleased, Reason: "admin_socket", By: "uid 0, pid 78"},
 		{Event: audit.SessionEnded, Reason: "stopped", Unrevoked: []string{"github/token/x/1", "i2"}},
@@ -55,12 +56,15 @@ func trail(t testing.TB, id string, records ...audit.Record) string {
 func TestVerifySummary(t *testing.T) {
 	a, b := trail(t, "a"), trail(t, "b", full()[:6]...)
 	want := []audit.SessionSummary{
-		{ID: "a", Role: "reviewer", Records: 17, Intents: 3, Outcomes: 2, Indeterminate: 1, Denied: 1, Ended: true},
-		{ID: "b", Role: "reviewer", Records: 6, Intents: 2, Indeterminate: 2, Denied: 1},
+		{ID: "a", Role: "reviewer", Records: 19, Intents: 3, Outcomes: 2, Indeterminate: 1, Denied: 1, Ended: true, Segments: 1},
+		{ID: "b", Role: "reviewer", Records: 6, Intents: 1, Indeterminate: 1, Denied: 1, Unsigned: 6},
 	}
 	want[0].Head, want[1].Head = lastHash(t, a), lastHash(t, b)
 	for name, text := range map[string]string{"whole": a + b, "torn": a + b + a[:100]} {
 		sum := mustVerify(t, text)
+		for i := range sum.Sessions {
+			want[i].SigningKey = sum.Sessions[i].SigningKey // made anew for each
+		}
 		if diff := cmp.Diff(sum.Sessions, want); diff != "" || sum.TornTail != (name == "torn") {
 			t.Errorf("%s: torn %t, sessions (-got +want):\n%s", name, sum.TornTail, diff)
 		}
@@ -174,20 +178,20 @@ func TestVerifySessions(t *testing.T) {
 		name, text, what string
 		line             int
 	}{
-		{"twice the same", join(a, a), "out of sequence", 18},
-		{"apart", join(a, b, a), "a session appears again", 35},
+		{"twice the same", join(a, a), "out of sequence", 20},
+		{"apart", join(a, b, a), "a session appears again", 39},
 		{"interleaved", join(as[0], bs[0], as[1], bs[1]), "the records before it are missing", 3},
 		{"taken over", join(as[0], bs[1]), "the records before it are missing", 2},
 		{"begins in the middle", join(as[1:]...), "the records before it are missing", 1},
 		{"another role", join(as[0], strings.Replace(as[1], "reviewer", "admin", 1)), "the session's particulars changed", 2},
 		{"another pod", join(as[0], strings.Replace(as[1], "reviewer-0", "x", 1)), "the pod changed", 2},
 		{"another chain's", join(as[0], strings.SplitAfter(trail(t, "a"), "\n")[1]), "prev is not", 2},
-		{"another outcome", strings.Replace(a, `"status":200`, `"status":201`, 1), "the hash does not match", 7},
+		{"another outcome", strings.Replace(a, `"status":200,"bytes`, `"status":201,"bytes`, 1), "the hash does not match", 8},
 		{"another event", strings.Replace(a, "session.started", "session.opened", 1), "not in the form", 1},
-		{"a member twice", strings.Replace(a, `"intent":4,`, `"intent":4,"intent":4,`, 1), "not in the form", 7},
-		{"a member unknown", strings.Replace(a, `"intent":4,`, `"intent":4,"intend":4,`, 1), "not in the form", 7},
-		{"a member in capitals", strings.Replace(a, `"intent":4,`, `"INTENT":4,`, 1), "not in the form", 7},
-		{"a space", strings.Replace(a, `"intent":4,`, `"intent": 4,`, 1), "not in the form", 7},
+		{"a member twice", strings.Replace(a, `"intent":5,`, `"intent":5,"intent":5,`, 1), "not in the form", 8},
+		{"a member unknown", strings.Replace(a, `"intent":5,`, `"intent":5,"intend":4,`, 1), "not in the form", 8},
+		{"a member in capitals", strings.Replace(a, `"intent":5,`, `"INTENT":5,`, 1), "not in the form", 8},
+		{"a space", strings.Replace(a, `"intent":5,`, `"intent": 5,`, 1), "not in the form", 8},
 		{"an escape", strings.Replace(a, `"seq"`, `"\u0073eq"`, 1), "not in the form", 1},
 		{"cut, then on", join(as[0], as[1][:50], "\n", as[1]), "follows a line that was cut", 3},
 		{"cut, then the same", join(as[0], as[1][:50], "\n", a), "follows a line that was cut", 3},

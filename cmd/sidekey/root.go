@@ -63,7 +63,7 @@ the agent never sees. Every issuance and every use is recorded.`,
 		return mistake(fmt.Errorf("%v\n\tsee %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(
-		newServe(p), newRun(p), newStatus(p), newSession(p), newDemo(p), newPolicy(), newEnv(), newVersion(), newDemoAgent(p),
+		newServe(p), newRun(p), newStatus(p), newSession(p), newDemo(p), newPolicy(), newAudit(), newEnv(), newVersion(), newDemoAgent(p),
 	)
 	root.SetHelpCommand(newHelp(root))
 	addCompletion(root)

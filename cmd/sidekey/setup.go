@@ -80,7 +80,7 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	}
 	if len(ms.Mistakes) == 0 {
 		var err error
-		s.sink, err = audit.OpenSink(cfg.Audit.Path)
+		s.sink, err = audit.OpenSink(cfg.Audit.Path, cfg.Audit.Keep)
 		ms.add("audit.path", "name a file in a directory that exists, or - for standard output", err)
 	}
 	if len(ms.Mistakes) > 0 {

@@ -78,7 +78,10 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	sc.inForce.Store(s.bound)
 	sc.reloader = newReloader(sc, s)
 	sc.metrics = newMetrics(s.cfg.Role)
-	auditLog, err := audit.New(audit.Config{Sink: s.sink, Sync: s.cfg.Audit.Sync, Session: s.session, Pod: s.pod})
+	auditLog, err := audit.New(audit.Config{
+		Sink: s.sink, Sync: s.cfg.Audit.Sync, SegmentBytes: s.cfg.Audit.Segment, Session: s.session, Pod: s.pod,
+		Problem: func(err error) { log.Error().Err(err).Msg("audit trail") },
+	})
 	if err != nil {
 		return nil, failed(fmt.Errorf("start audit trail: %v", err))
 	}

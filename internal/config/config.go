@@ -174,4 +174,11 @@ type Audit struct {
 	// Sync waits until each record is on the disk, not only with the operating system. Default
 	// false.
 	Sync bool
+
+	// Segment is after how many bytes the trail is signed and its file set aside, as Path.000001 and so
+	// on. Default 64 MiB.
+	Segment int64
+
+	// Keep is how many files that were set aside are kept; the oldest are deleted. Default 0: all.
+	Keep int
 }

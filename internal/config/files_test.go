@@ -91,7 +91,7 @@ func defaults() *config.Config {
 		Ops:        "0.0.0.0:3129",
 		CADir:      "/run/sidekey-ca",
 		Session:    config.Session{TTL: 8 * time.Hour},
-		Audit:      config.Audit{Path: "-"},
+		Audit:      config.Audit{Path: "-", Segment: 64 << 20},
 		DrainGrace: 20 * time.Second,
 		LogLevel:   "info",
 	}
@@ -138,7 +138,7 @@ func TestGoodFiles(t *testing.T) {
 				},
 				CAFile: "/etc/sidekey/upstream.crt",
 			},
-			Audit:       config.Audit{Path: "/var/log/audit.jsonl", Sync: true},
+			Audit:       config.Audit{Path: "/var/log/audit.jsonl", Sync: true, Segment: 64 << 20},
 			RefuseEarly: true,
 			DrainGrace:  500 * time.Millisecond,
 			LogLevel:    "debug",

@@ -133,6 +133,8 @@ func TestEnvOnly(t *testing.T) {
 		"SIDEKEY_UPSTREAM_RESOLVE=",
 		"SIDEKEY_AUDIT_PATH=a",
 		"SIDEKEY_AUDIT_SYNC=true",
+		"SIDEKEY_AUDIT_SEGMENT=1MiB",
+		"SIDEKEY_AUDIT_KEEP=7",
 		"SIDEKEY_CONNECT_REFUSAL=early",
 		"SIDEKEY_DRAIN_GRACE=1m",
 		"SIDEKEY_LOG_LEVEL=warn",
@@ -147,7 +149,7 @@ func TestEnvOnly(t *testing.T) {
 			Method: "approle", Mount: "m", RoleID: "ri", SecretIDFile: "si", SecretIDWrapped: true, Verify: []string{"pod_name", "namespace"},
 		}},
 		Upstream:    config.Upstream{CAFile: "uc"},
-		Audit:       config.Audit{Path: "a", Sync: true},
+		Audit:       config.Audit{Path: "a", Sync: true, Segment: 1 << 20, Keep: 7},
 		RefuseEarly: true, DrainGrace: time.Minute, LogLevel: "warn",
 	}
 	if diff := cmp.Diff(want, got, equateAddrs, cmpopts.EquateEmpty(), ignorePlaces); diff != "" {
@@ -178,7 +180,7 @@ func TestFlagsOnly(t *testing.T) {
 		Role: "r", Policy: "p", Listen: "[::1]:3128", Ops: "127.0.0.1:0", Admin: "as", CADir: "d",
 		Session:     config.Session{ID: "i", RequestedBy: "a b", TTL: time.Hour, PodInfo: "pi"},
 		Vault:       &config.Vault{Address: "https://vault", Namespace: "n", CAFile: "vc", SessionTokenRole: "st", Auth: config.Auth{Method: "kubernetes", Mount: "m", Role: "vr", TokenFile: "t"}},
-		Audit:       config.Audit{Path: "a"},
+		Audit:       config.Audit{Path: "a", Segment: 64 << 20},
 		RefuseEarly: true, DrainGrace: time.Minute, LogLevel: "warn",
 	}
 	if diff := cmp.Diff(want, got, equateAddrs, cmpopts.EquateEmpty(), ignorePlaces); diff != "" {
@@ -236,6 +238,10 @@ func TestWrongLayer(t *testing.T) {
 		{"", "", "--requested-by=" + strings.Repeat("a", 257), []string{"flag --requested-by: session.requested_by: the text is longer than 256 bytes"}},
 		{"", "SIDEKEY_SESSION_REQUESTED_BY=\xff", "", []string{"env SIDEKEY_SESSION_REQUESTED_BY: "}},
 		{"", "SIDEKEY_POLICY=\xff", "", []string{"env SIDEKEY_POLICY: policy: the path "}},
+		{"", "SIDEKEY_AUDIT_SEGMENT=64MB", "", []string{`env SIDEKEY_AUDIT_SEGMENT: audit.segment: "64MB" is not a size that is possible here`}},
+		{"", "SIDEKEY_AUDIT_SEGMENT=1KiB", "", []string{`env SIDEKEY_AUDIT_SEGMENT: audit.segment: "1KiB" is not a size that is possible here`}},
+		{"", "SIDEKEY_AUDIT_KEEP=-1", "", []string{`env SIDEKEY_AUDIT_KEEP: audit.keep: -1 is less than zero`}},
+		{"", "SIDEKEY_AUDIT_KEEP=all", "", []string{`env SIDEKEY_AUDIT_KEEP: audit.keep: "all" is not a number`}},
 		{"", "SIDEKEY_AUDIT_SYNC=1", "", []string{`env SIDEKEY_AUDIT_SYNC: audit.sync: "1" is neither true nor false`}},
 		{"", "SIDEKEY_UPSTREAM_ALLOW_CIDRS=10.0.0.1/8,x", "", []string{
 			"env SIDEKEY_UPSTREAM_ALLOW_CIDRS: upstream.allow_cidrs: ... write 10.0.0.0/8",

@@ -151,7 +151,7 @@ func (l *loader) config() *Config {
 		Upstream: Upstream{CAFile: v.GetString("upstream.ca_file")},
 		Audit: Audit{
 			Path: v.GetString("audit.path"),
-			Sync: v.GetBool("audit.sync"),
+			Sync: v.GetBool("audit.sync"), Segment: v.GetInt64("audit.segment"), Keep: v.GetInt("audit.keep"),
 		},
 		RefuseEarly: v.GetString("connect_refusal") == refuseEarly,
 		DrainGrace:  v.GetDuration("drain_grace"),

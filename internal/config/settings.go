@@ -47,6 +47,8 @@ var settings = []setting{
 	{"upstream.ca_file", text(checkPathOrNone), "", "", ""},
 	{"audit.path", text(checkPath), "-", "audit", "`FILE` to append audit records to; - is stdout"},
 	{"audit.sync", boolean(), "false", "", ""},
+	{"audit.segment", size(64 << 10), "64MiB", "", ""},
+	{"audit.keep", count(), "0", "", ""},
 	{"connect_refusal", text(choice(refuseServed, refuseEarly)), refuseServed, "connect-refusal", "`WHERE` an unknown host is refused: served or early"},
 	{"drain_grace", span(), "20s", "drain-grace", "`TIME` that running requests may take after SIGTERM"},
 	{"log_level", text(choice("debug", "info", "warn", "error")), "info", "log-level", "least `LEVEL` to log: debug, info, warn or error"},

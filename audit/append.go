@@ -79,16 +79,16 @@ func (l *Log) append(r Record, raises []byte) (Ref, error) {
 	if err := r.check(); err != nil {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
 	}
-	r.clean()
 	r.SigningKey, r.Signature = "", ""
 	if r.Event == SessionStarted {
 		r.SigningKey = l.segment.public
 	}
 	e := l.entries.Get().(*entry)
 	defer l.entries.Put(e)
-	e.event, e.raises, r.Event = r.Event, raises, ""
+	e.event, e.raises = r.Event, raises
 	var err error
-	if e.fields, err = e.enc.encode(&r); err != nil {
+	e.enc.fields, err = e.enc.appendFields(e.enc.fields[:0], &r)
+	if e.fields = e.enc.fields; err != nil {
 		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
 	}
 	b, leads, err := l.join(e, &r)

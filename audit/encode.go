@@ -25,9 +25,11 @@ var noDigest = digest([]byte("00000000000000000000000000000000000000000000000000
 
 // An encoder turns values into ASCII JSON. Its buffers are used again for the next value.
 type encoder struct {
-	buf  bytes.Buffer
-	json *json.Encoder
-	out  []byte
+	buf    bytes.Buffer
+	json   *json.Encoder
+	out    []byte
+	fields []byte // of a record
+	failed error  // the first of a record
 }
 
 func newEncoder() *encoder {

@@ -206,25 +206,3 @@ func (r *Record) check() error {
 	}
 	return nil
 }
-
-// clean makes every string of r safe to show and puts its times in UTC. It leaves alone what the
-// caller of Append still owns.
-func (r *Record) clean() {
-	for _, s := range [...]*string{
-		&r.Conn, &r.Entrance, &r.Method, &r.Scheme, &r.Host, &r.Path, &r.PathHMAC, &r.Route,
-		&r.Credential, &r.Issuance, &r.Reason, &r.WouldDeny, &r.Error, &r.Protocol,
-		&r.Fingerprint, &r.By, &r.Detail, &r.Version, &r.CA, &r.PromptSHA256,
-		&r.PathSent, &r.RequestID,
-	} {
-		*s = visible(*s)
-	}
-	r.Unrevoked = visibleList(r.Unrevoked)
-	if r.Source != nil {
-		s := *r.Source
-		for _, p := range [...]*string{&s.Kind, &s.Path, &s.RequestID, &s.CorrelationID, &s.LeaseID} {
-			*p = visible(*p)
-		}
-		r.Source = &s
-	}
-	r.IssuedAt, r.ExpiresAt = r.IssuedAt.UTC(), r.ExpiresAt.UTC()
-}

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/sidekey/sidekey/policy"
 )
 
 const (
@@ -113,8 +111,8 @@ func (ex *exchange) brokenBody() *refusal {
 // giveBody makes the body of out. cut is called if the upstream leaves it unread for too long.
 func (ex *exchange) giveBody(out *http.Request, cut context.CancelCauseFunc) {
 	in := ex.r
-	ex.body = &countingBody{rc: in.Body, counted: ex.counted, cut: cut}
-	if ex.route != nil && ex.route.Mode != policy.Report {
+	ex.body = &countingBody{rc: in.Body, counted: ex.counted, end: func(over *breach) error { return ex.end(over, cut) }}
+	if ex.route != nil {
 		ex.body.most = ex.route.Limits.Body
 	}
 	if ex.held != nil {
@@ -153,9 +151,9 @@ type countingBody struct {
 	stall  time.Duration
 	unread *time.Timer // nil: nobody minds
 
-	counted *count // against budgets
-	most    int64  // bytes that may be sent; 0: any number
-	cut     context.CancelCauseFunc
+	counted *count              // against budgets
+	most    int64               // bytes that may be sent; 0: any number
+	end     func(*breach) error // what becomes of a use that is over a limit; nil if it goes on
 }
 
 func (b *countingBody) Read(p []byte) (int, error) {
@@ -164,12 +162,14 @@ func (b *countingBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.rc.Read(p)
 	if sent := b.n.Add(int64(n)); b.most > 0 && sent > b.most {
-		b.cut(errBodyTooLarge)
-		return 0, errBodyTooLarge
+		if err := b.end(errBodyTooLarge); err != nil {
+			return 0, err
+		}
 	}
 	if !b.counted.add(n) {
-		b.cut(errBudgetExhausted)
-		return 0, errBudgetExhausted
+		if err := b.end(errBudgetExhausted); err != nil {
+			return 0, err
+		}
 	}
 	switch {
 	case err != nil && err != io.EOF:

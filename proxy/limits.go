@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -12,12 +11,21 @@ import (
 	"github.com/sidekey/sidekey/policy"
 )
 
-// Those that end a use, as codes of the trail.
+// A breach is a limit that a request does not keep. Its text is the code of it in the trail.
+type breach struct {
+	code, detail string
+	status       int
+}
+
+func (b *breach) Error() string { return b.code }
+
 var (
-	errBodyTooLarge     = errors.New("body_too_large")
-	errResponseTooLarge = errors.New("response_too_large")
-	errBudgetExhausted  = errors.New("budget_exhausted")
-	errRouteTimeout     = errors.New("route_timeout")
+	errBodyTooLarge        = &breach{"body_too_large", "the request's body is larger than the route's limits.body", http.StatusRequestEntityTooLarge}
+	errResponseTooLarge    = &breach{"response_too_large", "the answer is larger than the route's limits.response", http.StatusBadGateway}
+	errBudgetExhausted     = &breach{"budget_exhausted", "the budget of the route, or of the session, is used up; nothing comes back before the session's end", http.StatusTooManyRequests}
+	errRouteTimeout        = &breach{"route_timeout", "the request took longer than the route's limits.timeout", http.StatusGatewayTimeout}
+	errRateExceeded        = &breach{"rate_exceeded", "the route takes no more requests just now", http.StatusTooManyRequests}
+	errConcurrencyExceeded = &breach{"concurrency_exceeded", "the route takes no more requests just now", http.StatusTooManyRequests}
 )
 
 // A limiter knows what was sent by each route in this session, whichever generation has the route.
@@ -49,28 +57,27 @@ func (l *limiter) meter(route string) *meter {
 // enter counts a request in at now. If a limit keeps it out, it says which and, if waiting helps,
 // for how long; then the request is counted only if the route reports. leave is to be called when a
 // request that was counted has ended.
-func (l *limiter) enter(route *policy.Route, session policy.Budget, now time.Time) (c *count, reason string, wait time.Duration) {
+func (l *limiter) enter(route *policy.Route, session policy.Budget, now time.Time) (c *count, over *breach, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c = &count{l: l, route: l.meter(route.Name), all: l.meter(""), limits: route.Limits, session: session}
 	switch {
 	case spent(session, c.all), spent(route.Limits.Budget, c.route):
-		reason = errBudgetExhausted.Error()
+		over = errBudgetExhausted
 	case route.Limits.Concurrency > 0 && c.route.underWay >= route.Limits.Concurrency:
-		reason, wait = "concurrency_exceeded", time.Second
+		over, wait = errConcurrencyExceeded, time.Second
 	default:
 		if wait = c.route.take(route.Limits.Rate, now); wait > 0 {
-			reason = "rate_exceeded"
+			over = errRateExceeded
 		}
 	}
-	if reason != "" && route.Mode != policy.Report {
-		return nil, reason, wait
+	if over != nil && route.Mode != policy.Report {
+		return nil, over, wait
 	}
-	c.reports = route.Mode == policy.Report
 	c.route.underWay++
 	c.route.requests++
 	c.all.requests++
-	return c, reason, wait
+	return c, over, wait
 }
 
 func spent(b policy.Budget, m *meter) bool {
@@ -104,7 +111,6 @@ type count struct {
 	route, all *meter
 	limits     policy.Limits
 	session    policy.Budget
-	reports    bool
 }
 
 func (c *count) leave() {
@@ -123,7 +129,7 @@ func (c *count) add(n int) bool {
 	}
 	within := func(m *meter, b policy.Budget) bool { return m.used.Add(int64(n)) <= b.Bytes || b.Bytes == 0 }
 	route, all := within(c.route, c.limits.Budget), within(c.all, c.session)
-	return route && all || c.reports
+	return route && all
 }
 
 // limit holds the request to the limits of its route and session. What a route only reports is
@@ -133,64 +139,61 @@ func (ex *exchange) limit() *refusal {
 	if ex.route == nil || ex.route.Limits == (policy.Limits{}) && session == (policy.Budget{}) {
 		return nil
 	}
-	reason, wait := "", time.Duration(0)
+	var over *breach
+	var wait time.Duration
 	if most := ex.route.Limits.Body; most > 0 && ex.r.ContentLength > most {
-		reason = errBodyTooLarge.Error()
+		over = errBodyTooLarge
 	}
-	if reason == "" || ex.route.Mode == policy.Report {
-		var kept string
-		if ex.counted, kept, wait = ex.s.limiter.enter(ex.route, session, time.Now()); reason == "" {
-			reason = kept
+	if over == nil || ex.route.Mode == policy.Report {
+		var kept *breach
+		if ex.counted, kept, wait = ex.s.limiter.enter(ex.route, session, time.Now()); over == nil {
+			over = kept
 		}
 	}
-	switch {
-	case reason == "":
+	if over == nil || ex.exceeds(over) == nil {
 		return nil
-	case ex.route.Mode == policy.Report:
-		ex.wouldRefuse(reason)
-		return nil
-	case reason == errBodyTooLarge.Error():
-		return ex.limitRefusal(errBodyTooLarge)
-	case reason == errBudgetExhausted.Error():
-		return ex.limitRefusal(errBudgetExhausted)
 	}
-	return &refusal{status: http.StatusTooManyRequests, reason: reason, route: ex.route.Name, retryAfter: wait, detail: "route " + ex.route.Name + " takes no more requests just now"}
+	f := ex.limitRefusal(over)
+	f.retryAfter = wait
+	return f
 }
 
-// wouldRefuse notes for the record why the request would be refused if its route did not only
-// report. The first reason is kept.
-func (ex *exchange) wouldRefuse(reason string) {
-	if ex.rec.WouldDeny == "" {
-		ex.rec.WouldDeny = reason
+// exceeds returns over if that ends the request, and nil if its route only reports: then the records
+// say why it would have been refused. Of several reasons they have the first. It may be called while
+// the use is under way, by whoever moves its bytes.
+func (ex *exchange) exceeds(over *breach) error {
+	if ex.route.Mode != policy.Report {
+		return over
 	}
+	ex.over.CompareAndSwap(nil, over)
+	return nil
 }
 
 // limitRefusal is what becomes of a request that was ended by a limit before it had an answer. It is
 // nil if cause is no limit.
 func (ex *exchange) limitRefusal(cause error) *refusal {
-	f := &refusal{route: ex.rec.Route}
-	switch cause {
-	case errBodyTooLarge:
-		f.status, f.detail = http.StatusRequestEntityTooLarge, "the request's body is larger than the route's limits.body"
-	case errResponseTooLarge:
-		f.status, f.detail = http.StatusBadGateway, "the answer is larger than the route's limits.response"
-	case errBudgetExhausted:
-		f.status, f.detail = http.StatusTooManyRequests, "the budget of the route, or of the session, is used up; nothing comes back before the session's end"
-	case errRouteTimeout:
-		f.status, f.detail = http.StatusGatewayTimeout, "the request took longer than the route's limits.timeout"
-	default:
+	over, ok := cause.(*breach)
+	if !ok {
 		return nil
 	}
-	f.reason = cause.Error()
-	return f
+	return &refusal{status: over.status, reason: over.code, route: ex.rec.Route, detail: over.detail}
 }
 
 // limitTime has cut end a use when the route's time for the request is over; stop prevents that.
 func (ex *exchange) limitTime(cut context.CancelCauseFunc) (stop func() bool) {
-	if ex.route == nil || ex.route.Limits.Timeout == 0 || ex.route.Mode == policy.Report {
+	if ex.route == nil || ex.route.Limits.Timeout == 0 {
 		return func() bool { return true }
 	}
-	return time.AfterFunc(time.Until(ex.decided.Add(ex.route.Limits.Timeout)), func() { cut(errRouteTimeout) }).Stop
+	return time.AfterFunc(time.Until(ex.decided.Add(ex.route.Limits.Timeout)), func() { ex.end(errRouteTimeout, cut) }).Stop
+}
+
+// end has cut end the use for over, and returns that, unless the route only reports.
+func (ex *exchange) end(over *breach, cut context.CancelCauseFunc) error {
+	err := ex.exceeds(over)
+	if err != nil {
+		cut(err)
+	}
+	return err
 }
 
 // limitAnswer has the body of resp end the use when it is more than a limit allows.
@@ -198,12 +201,11 @@ func (ex *exchange) limitAnswer(resp *http.Response, cut context.CancelCauseFunc
 	if ex.counted == nil {
 		return nil
 	}
-	m := &meteredBody{ReadCloser: resp.Body, c: ex.counted, cut: cut}
-	if ex.route.Mode != policy.Report {
-		m.most = ex.route.Limits.Response
-	}
+	m := &meteredBody{ReadCloser: resp.Body, ex: ex, cut: cut, most: ex.route.Limits.Response}
 	if m.most > 0 && resp.ContentLength > m.most && ex.r.Method != http.MethodHead {
-		return ex.limitRefusal(errResponseTooLarge)
+		if err := ex.exceeds(errResponseTooLarge); err != nil {
+			return ex.limitRefusal(err)
+		}
 	}
 	resp.Body = m
 	if rwc, ok := m.ReadCloser.(io.ReadWriteCloser); ok {
@@ -216,7 +218,7 @@ func (ex *exchange) limitAnswer(resp *http.Response, cut context.CancelCauseFunc
 // A meteredBody is the body of an answer that ends the use at a limit.
 type meteredBody struct {
 	io.ReadCloser
-	c    *count
+	ex   *exchange
 	cut  context.CancelCauseFunc
 	most int64 // 0: no limit
 	n    int64
@@ -226,15 +228,22 @@ func (m *meteredBody) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
 	m.n += int64(n)
 	if m.most > 0 && m.n > m.most {
-		return 0, m.end(errResponseTooLarge)
+		if err := m.ex.end(errResponseTooLarge, m.cut); err != nil {
+			return 0, err
+		}
 	}
-	if !m.c.add(n) {
-		return 0, m.end(errBudgetExhausted)
+	if err := m.count(n); err != nil {
+		return 0, err
 	}
 	return n, err
 }
 
-func (m *meteredBody) end(cause error) error { m.cut(cause); return cause }
+func (m *meteredBody) count(n int) error {
+	if m.ex.counted.add(n) {
+		return nil
+	}
+	return m.ex.end(errBudgetExhausted, m.cut)
+}
 
 // A meteredConn is the upstream's side of a WebSocket, metered both ways.
 type meteredConn struct {
@@ -243,8 +252,8 @@ type meteredConn struct {
 }
 
 func (m *meteredConn) Write(p []byte) (int, error) {
-	if !m.c.add(len(p)) {
-		return 0, m.end(errBudgetExhausted)
+	if err := m.count(len(p)); err != nil {
+		return 0, err
 	}
 	return m.w.Write(p)
 }

@@ -31,6 +31,11 @@ routes:
   - {name: requests, host: api.test, methods: [GET], paths: [/requests], limits: {budget: {requests: 2}}}
   - {name: bytes, host: api.test, methods: [POST], paths: [/bytes], limits: {budget: {bytes: 100B}}}
   - {name: tried, host: api.test, methods: [GET, POST], paths: [/tried/*], mode: report, credential: api, limits: {rate: 1/h, body: 1B, response: 1B, timeout: 1s, concurrency: 1, budget: {bytes: 1B}}}
+  - {name: tried-body, host: api.test, methods: [POST], paths: [/tried-body], mode: report, limits: {body: 10B}}
+  - {name: tried-answer, host: api.test, methods: [GET, HEAD], paths: [/tried-answer/*], mode: report, limits: {response: 10B}}
+  - {name: tried-time, host: api.test, methods: [GET], paths: [/tried-time/*], mode: report, limits: {timeout: 10s}}
+  - {name: tried-bytes, host: api.test, methods: [POST], paths: [/tried-bytes], mode: report, limits: {budget: {bytes: 100B}}}
+  - {name: tried-ws, host: api.test, methods: [GET], paths: [/tried-ws], mode: report, websocket: true, limits: {timeout: 10s, response: 1B, budget: {bytes: 100B}}}
   - {name: ws, host: api.test, methods: [GET], paths: [/ws], websocket: true, limits: {timeout: 10s, response: 1B, concurrency: 1, budget: {bytes: 100B}}}
   - {name: free, host: api.test, methods: [GET], paths: [/free]}
 `
@@ -60,9 +65,9 @@ func limitedUpstream(req *http.Request) (*http.Response, error) {
 		case <-req.Context().Done():
 			return nil, req.Context().Err()
 		}
-	case path == "/timed/long", path == "/tried/long":
+	case path == "/timed/long", path == "/tried/long", path == "/tried-time/long":
 		r, w := io.Pipe()
-		context.AfterFunc(req.Context(), func() { w.CloseWithError(req.Context().Err()) })
+		context.AfterFunc(req.Context(), func() { w.CloseWithError(req.Context().Err()) }) // while one is written
 		go func() {
 			defer w.Close()
 			for range 30 {
@@ -72,12 +77,17 @@ func limitedUpstream(req *http.Request) (*http.Response, error) {
 				select {
 				case <-time.After(time.Second):
 				case <-req.Context().Done():
+					w.CloseWithError(req.Context().Err()) // as a transport ends a body
 				}
 			}
 		}()
 		return answering(req, r), nil
 	case strings.HasPrefix(path, "/answer/"):
 		fmt.Sscanf(path, "/answer/%d%t", &n, &said)
+	case strings.HasPrefix(path, "/tried-answer/"):
+		fmt.Sscanf(path, "/tried-answer/%d%t", &n, &said)
+	case path == "/tried-time/late":
+		time.Sleep(time.Minute)
 	}
 	if req.Body != nil {
 		got, err := io.Copy(io.Discard, req.Body)
@@ -237,6 +247,69 @@ func TestReportedLimits(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What only shows while bytes flow is let through like the rest, and stands in the outcome.
+func TestReportedLimitsUnderWay(t *testing.T) {
+	const body = "a body of more than ten bytes"
+	for _, tt := range []struct{ name, method, path, body, want string }{
+		{"a body that fits, of no known length", "POST", "/tried-body", "?en bytes.", ""},
+		{"a body of no known length", "POST", "/tried-body", "?" + body, "body_too_large"},
+		{"an answer that fits", "GET", "/tried-answer/10true", "", ""},
+		{"an answer that fits, of no known length", "GET", "/tried-answer/10false", "", ""},
+		{"an answer", "GET", "/tried-answer/11true", "", "response_too_large"},
+		{"an answer of no known length", "GET", "/tried-answer/11false", "", "response_too_large"},
+		{"the head of an answer", "HEAD", "/tried-answer/11true", "", ""},
+		{"an answer in time", "GET", "/tried-time/now", "", ""},
+		{"a late head", "GET", "/tried-time/late", "", "route_timeout"},
+		{"a long answer", "GET", "/tried-time/long", "", "route_timeout"},
+		{"a budget that is kept", "POST", "/tried-bytes", strings.Repeat("x", 50), ""},
+		{"a budget, by the body", "POST", "/tried-bytes", strings.Repeat("x", 101), "budget_exhausted"},
+		{"a budget, by the answer", "POST", "/tried-bytes", strings.Repeat("x", 51), "budget_exhausted"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, send := limited(t, limitedPolicy)
+				if got := send(tt.method, tt.path, tt.body); got != "200" {
+					t.Errorf("%s, want 200", got)
+				}
+				synctest.Wait()
+				intents, outcomes := p.trail.records(audit.RequestIntent), p.trail.records(audit.RequestOutcome)
+				if len(intents) != 1 || len(outcomes) != 1 {
+					t.Fatalf("intents %v, outcomes %v", intents, outcomes)
+				}
+				if got, _ := outcomes[0]["would_deny"].(string); got != tt.want || outcomes[0]["error"] != nil {
+					t.Errorf("the outcome has would_deny %q and error %v, want %q and none", got, outcomes[0]["error"], tt.want)
+				}
+				if got := intents[0]["would_deny"]; got != nil {
+					t.Errorf("the intent has would_deny %v before anything was exceeded", got)
+				}
+			})
+		})
+	}
+}
+
+// A WebSocket on trial goes on beyond its budget; of time and answers it has none.
+func TestReportedLimitsOfWebSocket(t *testing.T) {
+	for bytes, want := range map[int]any{40: nil, 120: "budget_exhausted"} {
+		synctest.Test(t, func(t *testing.T) {
+			ends := make(chan net.Conn, 1)
+			p := newPiped(t, roundTrip(func(req *http.Request) (*http.Response, error) { return upgraded(ends)(req) }), deciding(t, limitedPolicy))
+			s := openSocket(t, p, ends, "api.test", "/tried-ws")
+			time.Sleep(time.Hour)
+			go s.agent.Write(make([]byte, bytes))
+			if _, err := io.ReadFull(s.upstream, make([]byte, bytes)); err != nil {
+				t.Error(err)
+			}
+			s.agent.Close()
+			<-s.ended
+			synctest.Wait()
+			out := p.trail.records(audit.RequestOutcome)
+			if len(out) != 1 || out[0]["would_deny"] != want || out[0]["error"] != nil {
+				t.Errorf("%d bytes: outcomes %v, want would_deny %v", bytes, out, want)
+			}
+		})
+	}
 }
 
 // A WebSocket counts while it is open, has all the time in the world, and ends with its budget.

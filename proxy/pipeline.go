@@ -32,13 +32,14 @@ type exchange struct {
 	r    *http.Request
 
 	target   policy.Target
-	route    *policy.Route  // nil: none allows the request, and the policy only reports
-	binding  *Binding       // nil: the request carries no credential
-	header   http.Header    // of the agent's, what goes on; not changed
-	asked    policy.Request // what was decided, without what only conditions look at in header
-	checked  checkedBody    // the request's body, as conditions read it
-	held     []byte         // the request's body, if it was read to be checked or to be sent again; not nil then
-	counted  *count         // against limits; nil if there are none
+	route    *policy.Route          // nil: none allows the request, and the policy only reports
+	binding  *Binding               // nil: the request carries no credential
+	header   http.Header            // of the agent's, what goes on; not changed
+	asked    policy.Request         // what was decided, without what only conditions look at in header
+	checked  checkedBody            // the request's body, as conditions read it
+	held     []byte                 // the request's body, if it was read to be checked or to be sent again; not nil then
+	counted  *count                 // against limits; nil if there are none
+	over     atomic.Pointer[breach] // the first limit that the route only reports as exceeded
 	decided  time.Time
 	reserved int64 // bytes that count in Server.held
 	hasBody  bool  // an answer to the agent has one, which may be buffered

@@ -13,10 +13,20 @@ import (
 	"github.com/sidekey/sidekey/policy"
 )
 
+// draft returns what a record of event says that all records of the use say. The reason of the policy
+// comes before that of a limit, as it was found first.
+func (ex *exchange) draft(event audit.Event) audit.Record {
+	rec := ex.rec
+	rec.Event = event
+	if over := ex.over.Load(); over != nil && rec.WouldDeny == "" {
+		rec.WouldDeny = over.code
+	}
+	return rec
+}
+
 // recordIntent writes what is about to be sent into the trail (I7). Without that, nothing is sent.
 func (ex *exchange) recordIntent() *refusal {
-	rec := ex.rec
-	rec.Event = audit.RequestIntent
+	rec := ex.draft(audit.RequestIntent)
 	rec.PathHMAC = ex.s.pathHMAC(ex.target)
 	if ex.iss != nil {
 		rec.NotAfter = ex.iss.ExpiresAt
@@ -66,8 +76,8 @@ func (ex *exchange) record(f *refusal) audit.Ref {
 	if ex.intent.Seq != 0 {
 		ex.recordOutcome(f.status, f.reason)
 	} else {
-		rec := ex.rec
-		rec.Event, rec.Reason, rec.Status = audit.RequestDenied, f.reason, f.status
+		rec := ex.draft(audit.RequestDenied)
+		rec.Reason, rec.Status = f.reason, f.status
 		rec.Issuance = ""
 		var err error
 		if ref, err = ex.s.cfg.Trail.Append(rec); err != nil {
@@ -80,8 +90,8 @@ func (ex *exchange) record(f *refusal) audit.Ref {
 // recordOutcome closes the intent. It comes after the bytes have gone, so its failure can only be
 // logged; the next request is refused if the trail is still broken.
 func (ex *exchange) recordOutcome(status int, errorCode string) {
-	rec := ex.rec
-	rec.Event, rec.Intent, rec.Status, rec.Error = audit.RequestOutcome, ex.intent.Seq, status, errorCode
+	rec := ex.draft(audit.RequestOutcome)
+	rec.Intent, rec.Status, rec.Error = ex.intent.Seq, status, errorCode
 	rec.BytesIn, rec.BytesOut, rec.Attempts = ex.body.count(), ex.sent, int(ex.attempts.Load())
 	rec.DurationMS = float64(time.Since(ex.started).Microseconds()) / 1000
 	if ex.answered {

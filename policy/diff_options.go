@@ -16,6 +16,8 @@ var options = []option{
 	granting("replay: safe", func(r *Route) bool { return r.ReplaySafe }),
 	granting("outlive: true", func(r *Route) bool { return r.Outlive }),
 	granting("allow_minting: true", func(r *Route) bool { return r.AllowMinting }),
+	watching("correlate: true", func(r *Route) bool { return r.Correlate }),
+	watching("log: path", func(r *Route) bool { return r.LogPath }),
 	{rateOf, func(old, next *Route) ChangeKind {
 		before, after := old.bounds().Rate, next.bounds().Rate
 		if before.N > 0 && (after.N == 0 || after.Interval() < before.Interval() || after.Burst() > before.Burst()) {
@@ -63,6 +65,17 @@ func granting(text string, has func(*Route) bool) option {
 			return Lost
 		},
 	}
+}
+
+// watching is the option of a key that lets more be known of requests. Without it an agent is less
+// easily followed, which nobody should miss.
+func watching(text string, has func(*Route) bool) option {
+	return option{granting(text, has).value, func(_, next *Route) ChangeKind {
+		if has(next) {
+			return Lost
+		}
+		return Gained
+	}}
 }
 
 func span(n int64) string { return duration(time.Duration(n)) }

@@ -91,6 +91,8 @@ func TestDiff(t *testing.T) {
 		}},
 		{"a route reports", ofRoutes(get(`/a`) + ", headers: {X-A: a}"), ofRoutes(get(`/a`) + ", headers: {X-A: a}, mode: report"), []string{"gained GET h.test/a [headers: {X-A: a}] -> [] eg GET https://h.test/a"}},
 		{"a budget", strings.Replace(ofRoutes(get(`/a`)), "role: r", "role: r\nbudget: {requests: 5}", 1), ofRoutes(get(`/a`)), []string{"gained budget   [requests: 5] -> []"}},
+		{"correlate", ofRoutes(get(`/a`)), ofRoutes(get(`/a`) + ", correlate: true"), []string{"lost option GET h.test/a [] -> [correlate: true] eg GET https://h.test/a"}},
+		{"log", ofRoutes(get(`/a`) + ", log: path"), ofRoutes(get(`/a`) + ", log: template"), []string{"gained option GET h.test/a [log: path] -> [] eg GET https://h.test/a"}},
 		{"replay", ofRoutes(get(`/a`) + ", credential: a"), ofRoutes(get(`/a`) + ", credential: a, replay: safe"), []string{"gained option GET h.test/a [] -> [replay: safe] eg GET https://h.test/a"}},
 	} {
 		changes, err := policy.Diff(mustParse(t, tt.old), mustParse(t, tt.next))

@@ -365,6 +365,10 @@ func (c *cell) options(methods []string) []string {
 	flag("allow_encoded_slash", c.needs.encodedSlash || r.AllowEncodedSlash)
 	flag("allow_encoded_percent", c.needs.encodedPercent || r.AllowEncodedPercent)
 	flag("allow_minting", c.mints())
+	flag("correlate", r.Correlate)
+	if r.LogPath {
+		add("log", "path")
+	}
 	return lines
 }
 

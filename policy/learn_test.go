@@ -37,7 +37,7 @@ credentials:
     inject: {header: {name: X-Token, prefix: "Key "}}
 routes:
   - {name: read, host: "*.github.test", access: read-only, paths: [/user, "/repos/{owner}/**"], credential: github, allow_encoded_slash: true}
-  - {name: change, host: api.github.test, methods: [POST, PUT], paths: ["/repos/{owner}/issues"], credential: github, when: 'request.params.owner != "x"', limits: {rate: 5/m, body: 64KiB}}
+  - {name: change, host: api.github.test, methods: [POST, PUT], paths: ["/repos/{owner}/issues"], credential: github, when: 'request.params.owner != "x"', limits: {rate: 5/m, body: 64KiB}, correlate: true, log: path}
 `)
 	allowed := func(route, credential, method, path string) policy.Seen {
 		return policy.Seen{Time: noon.Add(time.Hour), Method: method, Scheme: "https", Host: "api.github.test", Port: 443, Path: path, Pattern: true, Route: route, Credential: credential}
@@ -85,6 +85,8 @@ routes:
     when: "request.params.owner != \"x\""
     credential: github
     limits: {rate: 5/m, body: 64KiB}
+    correlate: true
+    log: path
   # seen 3 times, 2026-11-20T12:00:00Z to 2026-11-20T12:00:00Z; for example GET /pages/1234
   # let through in report mode, without a credential: host_not_allowed 3
   - name: docs.test-get-head

@@ -119,7 +119,7 @@ func decodeInject(v strictyaml.Value) (in Inject) {
 var reservedHeaders = []string{
 	"connection", "content-encoding", "content-length", "content-type", "cookie", "cookie2", "expect",
 	"forwarded", "host", "http2-settings", "keep-alive", "proxy-", "sec-", "set-cookie", "set-cookie2", "te",
-	"trailer", "transfer-encoding", "upgrade", "via", "x-forwarded-", "x-real-ip",
+	"trailer", "transfer-encoding", "upgrade", "user-agent", "via", "x-forwarded-", "x-real-ip", "x-request-id",
 }
 
 func headerName(v strictyaml.Value) string {

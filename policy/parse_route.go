@@ -18,7 +18,7 @@ var accessMethods = map[string][]string{
 var (
 	routeKeys = []string{
 		"name", "host", "access", "methods", "paths", "query", "headers", "content_type", "grpc", "graphql", "when", "credential", "reason", "websocket",
-		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "limits", "mode", "tunnel",
+		"replay", "outlive", "allow_encoded_slash", "allow_encoded_percent", "allow_minting", "limits", "mode", "correlate", "log", "tunnel",
 	}
 	tunnelKeys = []string{"name", "host", "reason", "tunnel"}
 )
@@ -55,6 +55,9 @@ func (d *decoder) decodeRoute(v strictyaml.Value) {
 	r.AllowEncodedSlash, _ = m.Get("allow_encoded_slash").Bool()
 	r.AllowEncodedPercent, _ = m.Get("allow_encoded_percent").Bool()
 	r.AllowMinting, _ = m.Get("allow_minting").Bool()
+	r.Correlate, _ = m.Get("correlate").Bool()
+	log, _ := m.Get("log").Choice("template", "path")
+	r.LogPath = log == "path"
 	r.WebSocket, _ = m.Get("websocket").Bool()
 	if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, "GET") {
 		m.Get("websocket").Wrong("a WebSocket begins with GET (RFC 6455 section 4.1), which the route does not allow", "add GET to methods")
@@ -337,6 +340,10 @@ func differentEffect(a, b *Route) string {
 		return "allow_encoded_slash"
 	case a.AllowEncodedPercent != b.AllowEncodedPercent:
 		return "allow_encoded_percent"
+	case a.Correlate != b.Correlate:
+		return "correlate"
+	case a.LogPath != b.LogPath:
+		return "log"
 	case a.Limits != b.Limits:
 		return "limits"
 	case a.Mode != b.Mode && a.Limits != (Limits{}):

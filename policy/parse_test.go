@@ -134,7 +134,7 @@ func TestParseFull(t *testing.T) {
 		{Name: "file", Scheme: "https", Host: "2001:db8::1", Port: 443, Methods: readWrite, Paths: all, Credential: "file", Where: "full.yaml:37:5"},
 		{Name: "exec", Scheme: "https", Host: "192.0.2.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "exec", Where: "full.yaml:38:5"},
 		{Name: "env", Scheme: "https", Host: "127.0.0.1", Port: 8443, Methods: readWrite, Paths: all, Credential: "env", ReplaySafe: true, Where: "full.yaml:39:5"},
-		{Name: "plain", Scheme: "http", Host: "internal.example", Port: 8080, Methods: readWrite, Paths: all, Where: "full.yaml:40:5"},
+		{Name: "plain", Scheme: "http", Host: "internal.example", Port: 8080, Methods: readWrite, Paths: all, Correlate: true, LogPath: true, Where: "full.yaml:40:5"},
 		{Name: "encoded", Scheme: "https", Host: "s3.example", Port: 443, Methods: []string{"GET", "HEAD", "OPTIONS"}, Paths: []string{"/b%2Fc/%2520/**"}, AllowEncodedSlash: true, AllowEncodedPercent: true, Where: "full.yaml:41:5"},
 		{Name: "minting", Scheme: "https", Host: "api.github.com", Port: 443, Methods: readWrite, Paths: []string{"/app/**"}, Credential: "env", AllowMinting: true, WebSocket: true, Outlive: true, Where: "full.yaml:42:5"},
 		{Name: "tunnel", Scheme: "https", Host: "*.pinned.example", Port: 8443, Tunnel: true, Reason: "the client pins its certificate", Where: "full.yaml:43:5"},

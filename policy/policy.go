@@ -311,6 +311,13 @@ type Route struct {
 	// it, a route that can reach an endpoint known to return one does not load.
 	AllowMinting bool
 
+	// Correlate says that each request of this route goes out under an id, which the trail has, too.
+	Correlate bool
+
+	// LogPath says that the trail has the paths of this route's requests as they are sent, and not
+	// only the pattern that they match.
+	LogPath bool
+
 	// Query holds the parameters that the query must have, decoded, with the values that they may
 	// have; nil if the file asks for none.
 	Query map[string][]string

@@ -95,6 +95,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"rate: 30/m", "rate: 30"}, {"rate: 30/m", "rate: 0/m"}, {"rate: 30/m", "rate: 30/d"}, {"rate: 30/m", "rate: 030/m"}, {"body: 64KiB", "body: 65536"}, {"body: 64KiB", "body: 64KB"},
 		{"response: 10MiB", "response: 0MiB"}, {"concurrency: 4", "concurrency: 0"}, {"concurrency: 4", "concurrency: 20000"}, {"timeout: 30s", "timeout: 30"}, {"requests: 1000,", "requests: -1,"},
 		{"requests: 5000,", "request: 5000,"}, {"budget: {requests: 5000, bytes: 1GiB}", "budget: {}"}, {"    mode: report", "    mode: off"}, {"tunnel: true", "tunnel: true, mode: report"},
+		{"correlate: true", "correlate: yes please"}, {"log: path", "log: paths"}, {"log: path", "log: true"}, {"tunnel: true", "tunnel: true, correlate: true"}, {"tunnel: true", "tunnel: true, log: path"},
 		{"CONNECT a.pinned.example:8443", "CONNECT a.pinned.example"}, {"expect: tunnel", "expect: tunnels"},
 	} {
 		changed := strings.Replace(good, tt.old, tt.new, 1)

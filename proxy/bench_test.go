@@ -16,6 +16,10 @@ func BenchmarkIntercepted(b *testing.B) {
 			r := newRig(b, standardPolicy, func(w http.ResponseWriter, _ *http.Request) { w.Write(body) })
 			benchmarkGet(b, r.client(h2), r.at("api.test", "/v1/x"))
 		})
+		b.Run(fmt.Sprintf("correlated/h2=%v", h2), func(b *testing.B) {
+			r := newRig(b, correlatedPolicy, func(w http.ResponseWriter, _ *http.Request) { w.Write(body) })
+			benchmarkGet(b, r.client(h2), r.at("api.test", "/v1/x"))
+		})
 		b.Run(fmt.Sprintf("direct/h2=%v", h2), func(b *testing.B) {
 			r := newRig(b, standardPolicy, func(w http.ResponseWriter, _ *http.Request) { w.Write(body) })
 			benchmarkGet(b, r.direct(h2), r.at("api.test", "/v1/x"))

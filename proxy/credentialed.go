@@ -119,6 +119,9 @@ func (ex *exchange) inject(out *http.Request) *refusal {
 	if out.URL.EscapedPath() != ex.target.Path || out.URL.Host != out.Host || ex.carried(out) != 1 {
 		return ex.notInjected(errors.New("it does not stand there once"))
 	}
+	if err := ex.correlated(out); err != nil {
+		return ex.notInjected(err)
+	}
 	return nil
 }
 

@@ -51,6 +51,9 @@ var agentCredentials = map[string]bool{
 // folded maps a header name to the form in which CGI, WSGI and others make one of several: "_"
 // and "." become "-", and those at the ends are nothing.
 func folded(name string) string {
+	if !strings.ContainsAny(name, "_.") && strings.Trim(name, "-") == name { // as most are
+		return textproto.CanonicalMIMEHeaderKey(name)
+	}
 	return textproto.CanonicalMIMEHeaderKey(strings.Trim(strings.NewReplacer("_", "-", ".", "-").Replace(name), "-"))
 }
 
@@ -128,6 +131,9 @@ func (ex *exchange) outbound(ctx context.Context, cut context.CancelCauseFunc) (
 	}
 	ex.copyHeader(out)
 	if f := ex.dropAgentCredentials(out); f != nil {
+		return nil, f
+	}
+	if f := ex.correlate(out); f != nil {
 		return nil, f
 	}
 	ex.giveBody(out, cut)

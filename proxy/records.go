@@ -78,7 +78,7 @@ func (ex *exchange) record(f *refusal) audit.Ref {
 	} else {
 		rec := ex.draft(audit.RequestDenied)
 		rec.Reason, rec.Status = f.reason, f.status
-		rec.Issuance = ""
+		rec.Issuance, rec.RequestID, rec.PathSent = "", "", "" // of what was not sent
 		var err error
 		if ref, err = ex.s.cfg.Trail.Append(rec); err != nil {
 			ex.s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a refusal could not be recorded")

@@ -252,6 +252,9 @@ func (ex *exchange) decide() *refusal {
 		ex.route = d.Route
 		ex.rec.Route, ex.rec.Path = d.Route.Name, d.Path
 		ex.rec.WouldDeny, ex.rec.Detail = string(d.Reported), d.Detail
+		if d.Route.LogPath {
+			ex.rec.PathSent = ex.target.Path
+		}
 		if d.Route.Credential == "" {
 			return nil
 		}

@@ -269,7 +269,7 @@ func (st *canaryStage) check(t *testing.T, sv *served, agent, session string) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{`"event":"secret.reflected"`, `"event":"request.denied"`, `"reason":"credential_unavailable"`,
-		`"error":"upstream_tls"`, `"error":"upstream_unreachable"`, `"event":"credential.issued"`, `"event":"credential.revoked"`} {
+		`"error":"upstream_tls"`, `"error":"upstream_unreachable"`, `"event":"credential.issued"`, `"event":"credential.revoked"`, `"path_sent":"/kv/1"`, `"request_id":"`} {
 		if !bytes.Contains(trail, []byte(want)) {
 			t.Errorf("the trail has no %s", want)
 		}

@@ -136,12 +136,12 @@ credentials:
     from: {env: {name: API_KEY}}
     inject: {query: {name: key}}
 routes:
-  - {name: kv, host: "api.test:PORT", access: read-write, paths: ["/kv/**"], credential: kv}
-  - {name: dynamic, host: "api.test:PORT", access: read-write, paths: ["/dynamic/**"], credential: dynamic}
+  - {name: kv, host: "api.test:PORT", access: read-write, paths: ["/kv/**"], credential: kv, correlate: true, log: path}
+  - {name: dynamic, host: "api.test:PORT", access: read-write, paths: ["/dynamic/**"], credential: dynamic, correlate: true, log: path}
   - {name: denied, host: "api.test:PORT", access: read-only, paths: ["/denied/**"], credential: denied}
-  - {name: env, host: "api.test:PORT", access: read-only, paths: ["/env/**"], credential: env}
-  - {name: query, host: "api.test:PORT", access: read-only, paths: ["/query/**"], credential: query}
-  - {name: closed, host: "closed.test:1", access: read-only, paths: ["/**"], credential: query}
+  - {name: env, host: "api.test:PORT", access: read-only, paths: ["/env/**"], credential: env, correlate: true, log: path}
+  - {name: query, host: "api.test:PORT", access: read-only, paths: ["/query/**"], credential: query, correlate: true, log: path}
+  - {name: closed, host: "closed.test:1", access: read-only, paths: ["/**"], credential: query, correlate: true, log: path}
   - {name: untrusted, host: "untrusted.test:UNTRUSTED", access: read-only, paths: ["/**"], credential: kv}
 `
 

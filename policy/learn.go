@@ -18,9 +18,13 @@ type Seen struct {
 	Port   uint16
 
 	// Path is a path as it was sent, empty for a CONNECT; or, if Pattern is true, the pattern of the route that allowed the
-	// request: all that a trail says of the path then.
+	// request: all that a trail says of the path then, unless there is a Sent.
 	Path    string
 	Pattern bool
+
+	// Sent is the path as it was sent, if Path is a pattern and the trail has both; else empty. One
+	// that was cut when it was recorded counts as empty.
+	Sent string
 
 	// Route and Credential are the names of what allowed the request and went with it; empty if there
 	// was none.
@@ -66,8 +70,8 @@ var ErrNothingSeen = errors.New("no request was seen that a route could be made 
 // Learn drafts the policy that allows the requests which were seen, and no more than that with two
 // exceptions. Segments of a path that look like ids stand for any other in the same place: numbers,
 // UUIDs, hex of seven digits or more, long random texts. And where a trail has the pattern of a route
-// in place of a path, it is all of that pattern that is allowed again: with the base policy, as it
-// was, so that other routes stay of which requests were not seen but which decide on a part of it.
+// in place of a path, or the base policy has the route, it is all of that pattern that is allowed again:
+// with the base policy, as it was, so that other routes stay of which requests were not seen but which decide on a part of it.
 //
 // Requests that were let through or denied without a credential get a route without one. The error
 // is [ErrNothingSeen], or a [Mistakes] if the policy would be larger than one may be.
@@ -150,6 +154,10 @@ func (l *learner) see(s *Seen) (why string) {
 		return noRoute
 	}
 	path, n := s.Path, needs{}
+	base := l.base(s, path)
+	if target, ok := s.sent(); ok && base == nil {
+		path, n = fold(s.Sent), target.needs
+	}
 	if !s.Pattern {
 		target, err := ParseTarget(s.Scheme, Authority{s.Host, s.Port}, s.Path)
 		if err != nil || target.HasQuery {
@@ -164,7 +172,6 @@ func (l *learner) see(s *Seen) (why string) {
 	n.encodedSlash = n.encodedSlash || patternNeeds.encodedSlash
 	n.encodedPercent = n.encodedPercent || patternNeeds.encodedPercent
 	key := cellKey{origin: o, shape: p.shape(), method: s.Method}
-	base := l.base(s, path)
 	if base != nil && base.conditioned() {
 		key.base = base.Name
 	}
@@ -287,8 +294,12 @@ func (c *cell) see(s *Seen, n needs) {
 	if s.Time.After(c.last) {
 		c.last = s.Time
 	}
-	if !s.Pattern && s.Path != "" && c.example == "" {
-		c.example = s.Path
+	if c.example == "" {
+		if _, ok := s.sent(); ok {
+			c.example = s.Sent
+		} else if !s.Pattern {
+			c.example = s.Path
+		}
 	}
 	c.route = cmp.Or(c.route, s.Route)
 	c.websocket = c.websocket || s.WebSocket && s.Method == "GET"

@@ -44,6 +44,10 @@ func (p *Policy) Replay(s Seen) Replay {
 		}
 		return Replay{Verdict: WouldDeny, Reason: p.Decide(request).Reason, Example: request}
 	}
+	if target, ok := s.sent(); ok {
+		request.Target = target
+		return p.replay(request)
+	}
 	if !s.Pattern {
 		target, err := ParseTarget(s.Scheme, a, s.Path)
 		if err != nil {
@@ -75,6 +79,15 @@ func (p *Policy) Replay(s Seen) Replay {
 		return denied
 	}
 	return best
+}
+
+// sent returns the target of a request that Sent is of; ok is false if that says nothing.
+func (s *Seen) sent() (t Target, ok bool) {
+	if !s.Pattern || s.Sent == "" {
+		return Target{}, false
+	}
+	t, err := ParseTarget(s.Scheme, Authority{s.Host, s.Port}, s.Sent)
+	return t, err == nil && !t.HasQuery
 }
 
 // join returns what is to be said of a pattern of which some paths are as r says and some as other.

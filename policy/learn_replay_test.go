@@ -17,6 +17,11 @@ func TestReplay(t *testing.T) {
 	pattern := func(method, path string) policy.Seen {
 		return policy.Seen{Method: method, Scheme: "https", Host: "h.test", Port: 443, Path: path, Pattern: true}
 	}
+	sent := func(path, real string) policy.Seen {
+		s := pattern("GET", path)
+		s.Sent = real
+		return s
+	}
 	for _, tt := range []struct {
 		seen    policy.Seen
 		verdict policy.Verdict
@@ -35,6 +40,12 @@ func TestReplay(t *testing.T) {
 		{pattern("GET", "/**"), policy.MayDeny, policy.PathNotAllowed},
 		{pattern("GET", "/d/*"), policy.WouldDeny, policy.PathNotAllowed},
 		{pattern("GET", "no pattern"), policy.WouldDeny, policy.PathNotAllowed},
+		{sent("/b/*", "/b/x"), policy.WouldAllow, ""},
+		{sent("/b/*", "/b/y"), policy.WouldDeny, policy.PathNotAllowed},
+		{sent("/a/{x}", "/a/y"), policy.WouldAllow, ""},
+		{sent("/a/{x}", "/a/cel"), policy.MayAllow, ""},
+		{sent("/b/*", "/b/x[+3 bytes]"), policy.MayDeny, policy.PathNotAllowed}, // was cut
+		{sent("/b/*", "/b/x?q"), policy.MayDeny, policy.PathNotAllowed},
 		{policy.Seen{Method: "CONNECT", Scheme: "https", Host: "t.test", Port: 443}, policy.WouldAllow, ""},
 		{policy.Seen{Method: "CONNECT", Scheme: "https", Host: "h.test", Port: 443}, policy.WouldDeny, policy.PathNotAllowed},
 		{policy.Seen{Method: "GET", Scheme: "https", Host: "h.test", Port: 443, Path: "/a/x[+3 bytes]"}, policy.WouldDeny, policy.PathNotAllowed},

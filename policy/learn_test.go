@@ -144,6 +144,39 @@ func TestLearnWithoutBase(t *testing.T) {
 	}
 }
 
+// The path itself, where a trail has it, is all that is allowed again; but a route of the base policy stays
+// what it was, and the path is an example.
+func TestLearnFromSentPaths(t *testing.T) {
+	const routes = `host: h.test, methods: [GET], paths: ["/r/{x}/**"], credential: a, when: request.params.x != "y", log: path`
+	for _, tt := range []struct {
+		sent, base string
+		path       string
+	}{
+		{"/r/a/7", "", "/r/a/{id}"},
+		{"/r/a/7", ofRoutes(routes), "/r/{x}/**"},
+		{"", "", "/r/{x}/**"},
+		{"/r/" + strings.Repeat("a", 50) + "[+3 bytes]", "", "/r/{x}/**"}, // was cut
+	} {
+		cfg := policy.LearnConfig{Role: "r"}
+		if tt.base != "" {
+			cfg.Base = mustParse(t, tt.base)
+		}
+		got, err := policy.Learn(cfg, []policy.Seen{
+			{Time: noon, Method: "GET", Scheme: "https", Host: "h.test", Port: 443, Path: "/r/{x}/**", Pattern: true, Sent: tt.sent, Route: "r0", Credential: "a"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := mustParse(t, string(got.Source)).Routes()[0]
+		if r.Paths[0] != tt.path || r.Credential != "a" || (r.When != "") != (tt.base != "") || r.LogPath != (tt.base != "") {
+			t.Errorf("%.20s: learned %+v", tt.sent, r)
+		}
+		if strings.Contains(string(got.Source), "for example GET /r/a/7\n") != (tt.sent == "/r/a/7") {
+			t.Errorf("%.20s: examples in\n%s", tt.sent, got.Source)
+		}
+	}
+}
+
 // A route that decides on a part of a pattern stays: without it that part would get another credential.
 func TestLearnKeepsWhatDecidesBefore(t *testing.T) {
 	base := mustParse(t, ofRoutes(

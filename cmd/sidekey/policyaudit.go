@@ -117,13 +117,13 @@ func (t *pastTraffic) add(where string, e *audit.Entry, intents map[intentKey]in
 }
 
 // pastOf returns the request of an intent or a denial. A record that names a route has the pattern of
-// it for a path.
+// it for a path, and the path itself only if the route says so.
 func pastOf(where string, e *audit.Entry) pastRequest {
 	r := pastRequest{where: where, role: e.Session.Role, sha: e.Policy.SHA256, Seen: policy.Seen{
-		Time: e.Time, Method: e.Method, Scheme: e.Scheme, Host: e.Host, Port: e.Port, Path: e.Path, Pattern: e.Route != "" && e.Path != "",
+		Time: e.Time, Method: e.Method, Scheme: e.Scheme, Host: e.Host, Port: e.Port, Path: e.Path, Pattern: e.Route != "" && e.Path != "", Sent: e.PathSent,
 		Route: e.Route, Credential: e.Credential,
 	}}
-	if e.WouldDeny != "" {
+	if slices.Contains(policy.Reasons(), policy.Reason(e.WouldDeny)) { // and not a limit, which decides nothing
 		r.Denied, r.LetThrough = policy.Reason(e.WouldDeny), true
 		r.WebSocket = r.Denied == policy.WebSocketNotAllowed
 	}

@@ -23,9 +23,10 @@ comment on what was seen. Methods are kept as they are. Segments of a path that 
 
 Read what it prints before you use it, and know what a log holds. Of a request that was allowed it
 has the pattern of the route and not the path; all of that pattern is allowed again, and conditions
-are not in the log at all. Only of a request that a policy in mode report let through, or that was
-denied, does it have the path itself. It never has queries, headers or bodies. So the best draft
-comes of a session under a policy in mode report that has few routes or none that fit.
+are not in the log at all. Only of a request that a policy in mode report let through, that was
+denied, or whose route says log: path, does it have the path itself. It never has queries, headers
+or bodies. So the best draft comes of a session under a policy in mode report that has few routes or
+none that fit.
 
 With --policy, the policy that the log was written under, routes that allowed requests keep their
 conditions, options and credentials, narrowed to what was used of them. Without it, write down
@@ -78,7 +79,7 @@ func learnPolicy(cmd *cobra.Command, cfg policy.LearnConfig, files []string, den
 	}
 	cfg.Sources = traffic.sources
 	var seen []policy.Seen
-	leftOut, patterns, otherPolicy := 0, 0, 0
+	leftOut, patterns, pathless, otherPolicy := 0, 0, 0, 0
 	for _, r := range traffic.requests {
 		if r.Denied != "" && !r.LetThrough && !denied {
 			leftOut++
@@ -86,6 +87,9 @@ func learnPolicy(cmd *cobra.Command, cfg policy.LearnConfig, files []string, den
 		}
 		if r.Pattern {
 			patterns++
+			if r.Sent == "" {
+				pathless++
+			}
 			if cfg.Base != nil && r.sha != cfg.Base.SHA256() {
 				otherPolicy++
 			}
@@ -105,8 +109,8 @@ func learnPolicy(cmd *cobra.Command, cfg policy.LearnConfig, files []string, den
 	if err != nil {
 		return failed(err)
 	}
-	if patterns > 0 {
-		fmt.Fprintf(stderr, "of %d requests the log has the pattern of the route, not the path: all of it is allowed\n", patterns)
+	if pathless > 0 {
+		fmt.Fprintf(stderr, "of %d requests the log has the pattern of the route, not the path: all of it is allowed\n", pathless)
 	}
 	if patterns > 0 && cfg.Base == nil {
 		fmt.Fprintln(stderr, "conditions, options and credentials are not in the log: give the policy it was written under with --policy")

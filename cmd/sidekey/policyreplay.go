@@ -15,7 +15,7 @@ import (
 type replayed struct {
 	Where   string `json:"where"` // of the first
 	Count   int    `json:"count"`
-	Request string `json:"request"` // with a pattern for a path, where the log has that
+	Request string `json:"request"` // with a pattern for a path, where the log has no other
 	Was     string `json:"was"`
 	Would   string `json:"would"`
 	Change  string `json:"change"` // denied, may_be_denied, allowed, conditions or none
@@ -83,7 +83,7 @@ func replayPolicy(cmd *cobra.Command, file string, logs []string, asJSON, verbos
 // replayOne puts one request to pol.
 func replayOne(pol *policy.Policy, r pastRequest) replayed {
 	got := pol.Replay(r.Seen)
-	url := policy.Target{Scheme: cmp.Or(r.Scheme, "https"), Authority: policy.Authority{Host: r.Host, Port: r.Port}, Path: r.Path}.String()
+	url := policy.Target{Scheme: cmp.Or(r.Scheme, "https"), Authority: policy.Authority{Host: r.Host, Port: r.Port}, Path: cmp.Or(r.Sent, r.Path)}.String()
 	if r.Path == "" {
 		url = policy.Authority{Host: r.Host, Port: r.Port}.String() // of a CONNECT
 	}

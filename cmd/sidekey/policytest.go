@@ -26,7 +26,7 @@ test fails.
 With --from-audit, each request in an audit log is put to the one policy that is named, and what
 would become of it now is compared with what became of it then. The exit status is 3 if one that was
 allowed would be denied, or may be: of an allowed request, the log has the pattern of the route and
-not the path. It holds nothing that conditions look at; what hangs on them is counted, and listed
+not the path, unless the route says log: path. It holds nothing that conditions look at; what hangs on them is counted, and listed
 with -v.`,
 		Example: `  sidekey policy test policy.yaml
   sidekey policy test -v policies/*.yaml

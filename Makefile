@@ -67,6 +67,11 @@ test-agreement: ## 1000000 (PAIRS=N) random pairs of policy and request: explain
 test-exhaustion: ## attack a real serve with floods and stuck peers (4 minutes); prints a table
 	SIDEKEY_EXHAUSTION=1 $(GO) test -count=1 -v -timeout 20m -run '^TestExhaustion$$' ./cmd/sidekey
 
+.PHONY: test-kill
+KILLS ?= 1000
+test-kill: ## kill 1000 (KILLS=N) loaded processes at random instants (2 minutes); the trail has all that the upstream received
+	SIDEKEY_KILLS=$(KILLS) $(GO) test -count=1 -v -timeout 20m -run '^TestKill$$' ./cmd/sidekey
+
 .PHONY: test-h2spec
 test-h2spec: build ## compare HTTP/2 inside a tunnel with bare net/http, by h2spec
 	cd tools/h2spec && $(GO) run . $(abspath bin/sidekey)

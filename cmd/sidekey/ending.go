@@ -2,8 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekey/sidekey/audit"
 	"github.com/sidekey/sidekey/credential"
@@ -16,6 +21,9 @@ const revokeGrace = 2 * time.Second
 // leaseGrace is the part of it that the leases get: the token's revocation ends those that are
 // left.
 const leaseGrace = 1200 * time.Millisecond
+
+// closeSlack is what a cache may take beyond that, to record what it did.
+const closeSlack = 200 * time.Millisecond
 
 // The reasons in the trail for which a session ends.
 const (
@@ -82,16 +90,38 @@ func (sc *sidecar) endAtTTL(ctx context.Context) {
 	}
 }
 
-// endOverdue gives up the credentials if the proxy has not drained in time: whatever holds it up must
-// not keep them alive.
+// endOverdue gives up the credentials if the proxy has not drained in time, and lets the process end:
+// whatever holds it up, such as a sink that stands still, must not keep them alive.
 func (sc *sidecar) endOverdue(ctx context.Context, drained <-chan struct{}) {
 	<-ctx.Done()
-	select {
-	case <-drained:
-	case <-time.After(sc.cfg.DrainGrace + 5*time.Second):
+	if !within(sc.cfg.DrainGrace+5*time.Second, drained) {
 		sc.log.Error().Msg("the proxy did not drain in time; revoking all the same")
 		sc.giveUp()
+		close(sc.overdue)
 	}
+}
+
+// errOverdue is how a process ends that could not wait for all of itself.
+var errOverdue = errors.New("not all that was under way had an end in time; the audit sink may stand still")
+
+// lastPatience is for how long the process waits for each of the last things that it has to do.
+const lastPatience = 2 * time.Second
+
+// allOver waits for what runs beside the proxy and closes the trail.
+func (sc *sidecar) allOver(aside *errgroup.Group) error {
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = aside.Wait()
+		if cerr := sc.trail.Close(); cerr != nil && err == nil {
+			err = fmt.Errorf("close audit trail: %v", cerr)
+		}
+	}()
+	if !within(lastPatience, done) {
+		return errOverdue
+	}
+	return err
 }
 
 // giveUp revokes everything that the session holds: leases first, then the tokens. The proxy lets no
@@ -141,7 +171,14 @@ func (sc *sidecar) closeCaches(ctx context.Context) []*credential.Issuance {
 			left = append(left, issuances...)
 		})
 	}
-	closing.Wait()
+	done := make(chan struct{})
+	go func() { defer close(done); closing.Wait() }()
+	// Its calls end with ctx, but a record that it waits for may never be written.
+	if !within(leaseGrace+closeSlack, done) {
+		sc.log.Error().Msg("not all credentials were given up in time; what is left ends with the Vault token, or expires")
+	}
 	sc.inForce.Load().plain.CloseIdleConnections()
-	return left
+	mu.Lock()
+	defer mu.Unlock()
+	return slices.Clone(left)
 }

@@ -51,7 +51,8 @@ type sidecar struct {
 	state      state
 	vaultReady atomic.Bool // the first login is done, or there is no Vault
 
-	ready chan struct{} // closed when agents can be served
+	ready   chan struct{} // closed when agents can be served
+	overdue chan struct{} // closed when the credentials were given up and something is still under way
 
 	// For replacing the policy; guarded by replacing, but for tasks and upkeep, which do not change.
 	replacing sync.Mutex
@@ -73,7 +74,7 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	debug.SetMemoryLimit(memoryLimit)
 	sc := &sidecar{
 		cfg: s.cfg, policyFile: s.policyFile, log: log, session: s.session, claims: s.claims, began: time.Now(),
-		ca: s.ca, vault: s.vault, ready: make(chan struct{}), retiring: retiring{},
+		ca: s.ca, vault: s.vault, ready: make(chan struct{}), overdue: make(chan struct{}), retiring: retiring{},
 	}
 	sc.inForce.Store(s.bound)
 	sc.reloader = newReloader(sc, s)
@@ -189,19 +190,21 @@ func (sc *sidecar) run(ctx context.Context) error {
 	context.AfterFunc(gctx, func() { sc.state.ready.Store(false) })
 	sc.log.Info().Str("listen", sc.listener.Addr().String()).Str("role", sc.cfg.Role).
 		Str("policy_sha256", sc.inForce.Load().Policy.SHA256()).Msg("listening")
-	err := g.Wait()
-
+	over := make(chan error, 1)
+	go func() { over <- g.Wait() }()
+	var err error
+	select {
+	case err = <-over:
+	case <-sc.overdue:
+		err = errOverdue
+	}
 	reason := endStopped
 	if err != nil {
 		reason = endFailed
 	}
 	sc.finish(reason)
 	stopAside()
-	err = errors.Join(err, aside.Wait())
-	if cerr := sc.trail.Close(); cerr != nil && err == nil {
-		err = fmt.Errorf("close audit trail: %v", cerr)
-	}
-	return err
+	return errors.Join(err, sc.allOver(aside))
 }
 
 // serveAside starts what is beside the proxy: probes, the admin socket, the look at the kill file.

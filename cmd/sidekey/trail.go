@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -13,8 +14,21 @@ import (
 	"github.com/sidekey/sidekey/vault"
 )
 
-// callPatience is for how long a call to Vault waits for its record.
-const callPatience = 500 * time.Millisecond
+const (
+	// sinkPatience is for how long the sink may take nothing until what needs a record is refused at
+	// once. What waited for it by then goes on waiting: its record may be half written.
+	sinkPatience = 5 * time.Second
+
+	// notePatience is for how long a record is waited for that nothing depends on.
+	notePatience = 500 * time.Millisecond
+
+	// maxNotes bounds the records that are on their way to a sink that stands still, and that nobody
+	// waits for.
+	maxNotes = 1024
+)
+
+// errStandsStill is what comes of a record while the sink stands still.
+var errStandsStill = fmt.Errorf("append to the audit trail: %w: it has taken nothing for %v", audit.ErrSink, sinkPatience)
 
 // A trail is the audit trail of a session. Everything that happens passes through it, so it is
 // also where things are counted.
@@ -24,10 +38,15 @@ type trail struct {
 	key     [32]byte // of the fingerprints; known to nobody after the process
 	log     zerolog.Logger
 	level   atomic.Pointer[string] // the session's attribution
+
+	began   time.Time
+	waiting atomic.Int64  // records on their way
+	moved   atomic.Int64  // when the sink last moved, or had nothing to do; nanoseconds since began
+	notes   chan struct{} // a token for each note on its way
 }
 
 func newTrail(l *audit.Log, attribution string, m *metrics, log zerolog.Logger) *trail {
-	t := &trail{Log: l, metrics: m, log: log}
+	t := &trail{Log: l, metrics: m, log: log, began: time.Now(), notes: make(chan struct{}, maxNotes)}
 	rand.Read(t.key[:])
 	t.level.Store(&attribution)
 	return t
@@ -48,11 +67,31 @@ func (t *trail) raise(level string, r audit.Record) {
 	t.level.Store(&level)
 }
 
-// Append implements proxy.Trail.
+// Append implements proxy.Trail. While the sink stands still it fails, and does not wait for it.
 func (t *trail) Append(r audit.Record) (audit.Ref, error) {
+	if t.standsStill() {
+		t.metrics.observe(r, errStandsStill)
+		return audit.Ref{}, errStandsStill
+	}
+	return t.append(r)
+}
+
+// append waits for the sink however long it takes.
+func (t *trail) append(r audit.Record) (audit.Ref, error) {
+	if t.waiting.Add(1) == 1 {
+		t.moved.Store(int64(time.Since(t.began)))
+	}
 	ref, err := t.Log.Append(r)
+	t.moved.Store(int64(time.Since(t.began)))
+	t.waiting.Add(-1)
 	t.metrics.observe(r, err)
 	return ref, err
+}
+
+// standsStill reports whether records wait for the sink, and have for sinkPatience without any of
+// them getting through.
+func (t *trail) standsStill() bool {
+	return t.waiting.Load() > 0 && time.Since(t.began)-time.Duration(t.moved.Load()) > sinkPatience
 }
 
 // Issued implements [credential.Recorder].
@@ -93,8 +132,7 @@ func (t *trail) Revoked(iss *credential.Issuance, err error) {
 	t.note(rec)
 }
 
-// called records a call to Vault. At the end of a session a sink that stands still must not keep the
-// next call, which may revoke something, from being made.
+// called records a call to Vault.
 func (t *trail) called(c vault.Call) {
 	rec := audit.Record{
 		Event: audit.VaultCalled, Method: c.Method, Status: c.Status, DurationMS: float64(c.Duration.Microseconds()) / 1000,
@@ -103,17 +141,44 @@ func (t *trail) called(c vault.Call) {
 	if c.Status == 0 {
 		rec.Error = "no_answer"
 	}
-	done := make(chan struct{})
-	go func() { defer close(done); t.note(rec) }()
-	select {
-	case <-done:
-	case <-time.After(callPatience):
-	}
+	t.note(rec)
 }
 
-// note appends a record that nothing waits for.
+// note appends a record that nothing depends on. It waits for it, so that records stand in the order
+// in which things happened, but not for long: at the end of a session a sink that stands still must not
+// keep what is next, which may revoke something, from being done. The record is written when the sink
+// moves again.
 func (t *trail) note(r audit.Record) {
-	if _, err := t.Append(r); err != nil {
-		t.log.Error().Err(err).Str("event", string(r.Event)).Msg("a record could not be written")
+	select {
+	case t.notes <- struct{}{}:
+	default:
+		t.metrics.observe(r, errStandsStill)
+		t.log.Error().Err(errStandsStill).Str("event", string(r.Event)).Msg("a record could not be written")
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { <-t.notes }()
+		if _, err := t.append(r); err != nil {
+			t.log.Error().Err(err).Str("event", string(r.Event)).Msg("a record could not be written")
+		}
+	}()
+	patience := notePatience
+	if t.standsStill() {
+		patience = 0
+	}
+	within(patience, done)
+}
+
+// within waits for done, for at most d, and reports whether it came.
+func within(d time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
 	}
 }

@@ -28,7 +28,7 @@ func TestParseVault(t *testing.T) {
 		"kv1": {Path: "kv/x", Field: "token"},
 		"kv2": {Path: "team/kv/data/a/b", Field: "token", MaxAge: 10 * time.Minute},
 		"written": {Path: "aws/sts/deploy", Write: true, Field: "security_token", Data: map[string]any{
-			"ttl": "15m", "role_session_name": "x", "tries": int64(3), "share": 0.5, "wrapped": false, "list": []string{"a", "b"},
+			"ttl": "15m", "role_session_name": "{session}", "note": "{{session}} {x y} {} {", "tags": []string{"role", "{role}.{requested_by}"}, "tries": int64(3), "share": 0.5, "wrapped": false, "list": []string{"a", "b"},
 		}},
 		"pki":    {Path: "pki/issue/agent", Write: true, Data: map[string]any{"common_name": "agent.example.com"}},
 		"stored": {Path: "secret/data/certificate", MaxAge: time.Hour},

@@ -26,7 +26,7 @@ func decodeVault(v strictyaml.Value, certificate bool) *VaultFrom {
 	method, known := m.Get("method").Choice("read", "write")
 	f.Write = method == "write"
 	reads := !f.Write && (known || !m.Has("method"))
-	f.Data = decodePlain(m.Get("data"))
+	f.Data = decodePlain(m.Get("data"), checkSessionWords)
 	f.Field, _ = nonEmpty(m.Get("field"))
 	f.UserField, _ = nonEmpty(m.Get("user_field"))
 	f.MaxAge, _ = m.Get("max_age").Duration()
@@ -95,8 +95,8 @@ func mayBeKV2(path string) bool {
 }
 
 // decodePlain decodes a mapping of names to what JSON can hold without being nested. The names of
-// own are not the file's to give.
-func decodePlain(v strictyaml.Value, own ...string) map[string]any {
+// own are not the file's to give. check, if not nil, gets each value.
+func decodePlain(v strictyaml.Value, check func(strictyaml.Value, any), own ...string) map[string]any {
 	if !v.Present() {
 		return nil
 	}
@@ -110,6 +110,9 @@ func decodePlain(v strictyaml.Value, own ...string) map[string]any {
 		}
 		if value, ok := e.Value.Plain(); ok {
 			values[e.Name] = value
+			if check != nil {
+				check(e.Value, value)
+			}
 		}
 	}
 	return values
@@ -121,7 +124,7 @@ func decodeJWT(v strictyaml.Value) *VaultJWT {
 	j.Algorithm, _ = m.Need("algorithm", "write the algorithm of the key, such as algorithm: RS256").
 		Choice("RS256", "PS256", "ES256", "ES384", "EdDSA")
 	j.KeyID, _ = nonEmpty(m.Get("key_id"))
-	j.Claims = decodePlain(m.Get("claims"), ownClaims...)
+	j.Claims = decodePlain(m.Get("claims"), nil, ownClaims...)
 	if ttl, ok := m.Get("ttl").Duration(); ok {
 		j.TTL = ttl
 		if ttl < minJWTTTL || ttl > maxJWTTTL {

@@ -189,7 +189,7 @@ type VaultFrom struct {
 	Write bool
 
 	// Data is the body of a write: strings, bools, int64s, float64s and []strings; nil if the file
-	// has none. The caller must not change it.
+	// has none. The caller must not change it. What is to be written is [VaultFrom.DataFor] a session.
 	Data map[string]any
 
 	// Field names the field that holds the value; empty for a JWT and a certificate only.

@@ -203,6 +203,7 @@ func TestRealVaultAWS(t *testing.T) {
 	aws := realvault.StartAWS(t)
 	srv.AWSRoles(t, aws)
 	s := realSession(t, realAppRole(t, srv, "1h"))
+	const sessionName = "deploy-run-7.0a1b2c3d-ann_example.com,=@+_-0123456789abcdefghijk" // 64, of all that AWS takes
 	for _, tt := range []struct {
 		name  string
 		cfg   vault.SourceConfig
@@ -211,7 +212,7 @@ func TestRealVaultAWS(t *testing.T) {
 	}{
 		{"IAM user", vault.SourceConfig{Path: "aws/creds/user"}, time.Minute, true},
 		{"STS", vault.SourceConfig{Path: "aws/sts/assumed"}, 15 * time.Minute, false},
-		{"STS, written", vault.SourceConfig{Path: "aws/sts/assumed", Write: true, Data: map[string]any{"ttl": "15m"}}, 15 * time.Minute, false},
+		{"STS, written", vault.SourceConfig{Path: "aws/sts/assumed", Write: true, Data: map[string]any{"ttl": "15m", "role_session_name": sessionName}}, 15 * time.Minute, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.cfg.Field, tt.cfg.UserField = "secret_key", "access_key"
@@ -229,6 +230,9 @@ func TestRealVaultAWS(t *testing.T) {
 				t.Errorf("after the lease the keys work: %v", tt.ends)
 			}
 		})
+	}
+	if got := aws.RoleSessions(); len(got) != 2 || got[1] != sessionName {
+		t.Errorf("AWS knows the role sessions %q, want the second to be %q", got, sessionName)
 	}
 	issueAs(t, s.Source(vault.SourceConfig{Path: "aws/creds/user", Field: "secret_key"}))
 	if err := s.Close(t.Context()); err != nil {

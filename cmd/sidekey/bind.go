@@ -23,6 +23,7 @@ type binder struct {
 	lookup   func(name string) (value string, ok bool)
 	recorder credential.Recorder
 	upstream proxy.UpstreamConfig
+	session  policy.Session // what data written to Vault can name
 }
 
 // bound is a generation with what has to be looked after while it serves, and closed after it.
@@ -123,7 +124,7 @@ func (b *binder) source(c policy.Credential) (kind string, s credential.Source, 
 	case from.Vault != nil && b.vault == nil:
 		return "", nil, fmt.Errorf("comes from Vault, and no vault.address is configured")
 	case from.Vault != nil:
-		return kindVault, b.vault.Source(vaultSource(from.Vault, c.Inject.ClientCertificate != nil)), nil
+		return kindVault, b.vault.Source(b.vaultSource(from.Vault, c.Inject.ClientCertificate != nil)), nil
 	case from.File != nil:
 		s, err = filesource.New(filesource.Config{Path: from.File.Path, MaxAge: from.File.MaxAge})
 		return kindFile, s, err
@@ -142,10 +143,10 @@ func (b *binder) source(c policy.Credential) (kind string, s credential.Source, 
 }
 
 // vaultSource says in Vault's words what the policy asks of it.
-func vaultSource(v *policy.VaultFrom, certificate bool) vault.SourceConfig {
+func (b *binder) vaultSource(v *policy.VaultFrom, certificate bool) vault.SourceConfig {
 	cfg := vault.SourceConfig{
 		Path: v.Path, Field: v.Field, UserField: v.UserField, MaxAge: v.MaxAge,
-		Write: v.Write, Data: v.Data, Certificate: certificate,
+		Write: v.Write, Data: v.DataFor(b.session), Certificate: certificate,
 	}
 	if v.JWT != nil {
 		cfg.JWT = &vault.JWTConfig{Algorithm: v.JWT.Algorithm, KeyID: v.JWT.KeyID, Claims: v.JWT.Claims, TTL: v.JWT.TTL}

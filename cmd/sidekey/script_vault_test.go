@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/big"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,13 +139,17 @@ func addLogins(ts *testscript.TestScript, v *vaulttest.Server, canary string) {
 	}
 }
 
+// roleSession is what a policy's "{role}/{session}/{requested_by}" comes to in a session run-7 for
+// "ann <ann@x>", but for the slashes, which the policy says itself.
+var roleSession = regexp.MustCompile(`^tester/run-7\.[0-9a-f]{8}/ann__ann@x_$`)
+
 // addEngines sets up what is read and written for credentials.
 func addEngines(ts *testscript.TestScript, v *vaulttest.Server, canary string, ttl time.Duration) {
 	v.PutKV("secret/data/agents/tester/api", map[string]any{"api_key": canary})
 	numbered := func(n int) string { return fmt.Sprintf("%s-%d", canary, n) }
 	v.AddDynamic("github/token/tester", ttl, func(n int) map[string]string { return map[string]string{"token": numbered(n)} })
 	v.AddWrite("cloud/sts/tester", ttl, func(n int, data map[string]any) map[string]any {
-		if data["role"] != "reader" {
+		if name := fmt.Sprint(data["role_session_name"]); data["role"] != "reader" || !roleSession.MatchString(name) {
 			return map[string]any{"errors": "no role"}
 		}
 		return map[string]any{"token": numbered(n)}

@@ -71,7 +71,10 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	}
 	upstream := s.upstream(&ms)
 	if s.policy != nil && len(ms.Mistakes) == 0 {
-		s.binder = &binder{vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream}
+		s.binder = &binder{
+			vault: s.vault, lookup: env.lookup, recorder: &s.recorder, upstream: upstream,
+			session: policy.Session{ID: s.session.ID, Role: s.session.Role, RequestedBy: s.session.RequestedBy},
+		}
 		var err error
 		s.bound, err = s.binder.bind(s.policy)
 		ms.add("", "", err)

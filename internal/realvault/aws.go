@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +23,12 @@ type AWS struct {
 	mu   sync.Mutex
 	keys map[string]string // user by access key id
 	live map[string]string // secret key by access key id, those of STS too
+
+	sessions []string // names of role sessions, as they were begun
 }
+
+// roleSessionName is what AWS takes for the name of a role session.
+var roleSessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
 
 // StartAWS starts one that is stopped when the test ends.
 func StartAWS(t testing.TB) *AWS {
@@ -39,6 +46,13 @@ func (a *AWS) Accepts(id, secret string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return secret != "" && a.live[id] == secret
+}
+
+// RoleSessions returns the names of the role sessions that were begun, in order.
+func (a *AWS) RoleSessions() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.sessions)
 }
 
 // Users returns how many IAM users there are.
@@ -75,6 +89,10 @@ func (a *AWS) act(action string, form url.Values) (result string, ok bool) {
 		a.keys[id] = user
 		return "<AccessKey><UserName>" + user + "</UserName>" + keyXML(id, secret) + "<Status>Active</Status></AccessKey>", true
 	case "AssumeRole":
+		if !roleSessionName.MatchString(form.Get("RoleSessionName")) {
+			return "", false
+		}
+		a.sessions = append(a.sessions, form.Get("RoleSessionName"))
 		id, secret := a.newKey("ASIA")
 		end := time.Now().Add(15 * time.Minute).UTC().Format(time.RFC3339)
 		return "<Credentials>" + keyXML(id, secret) + "<SessionToken>st-" + rand.Text() + "</SessionToken><Expiration>" + end +

@@ -72,6 +72,10 @@ KILLS ?= 1000
 test-kill: ## kill 1000 (KILLS=N) loaded processes at random instants (2 minutes); the trail has all that the upstream received
 	SIDEKEY_KILLS=$(KILLS) $(GO) test -count=1 -v -timeout 20m -run '^TestKill$$' ./cmd/sidekey
 
+.PHONY: test-cost
+test-cost: ## print what the audit trail costs a request, with and without (2 minutes; needs a machine of its own)
+	SIDEKEY_COST=1 $(GO) test -count=1 -v -timeout 10m -run '^TestTrailCost$$' ./bench
+
 .PHONY: test-h2spec
 test-h2spec: build ## compare HTTP/2 inside a tunnel with bare net/http, by h2spec
 	cd tools/h2spec && $(GO) run . $(abspath bin/sidekey)

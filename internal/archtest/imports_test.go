@@ -41,6 +41,7 @@ var ours = map[string][]string{
 	"internal/realvault":  nil,
 	"internal/policytest": {"policy"},
 	"proxy":               {"policy", "credential", "inject", "redact", "audit", "internal/mitmca"},
+	"bench":               {"policy", "credential", "inject", "audit", "internal/mitmca", "proxy"},
 	"cmd/sidekey":         {everything},
 }
 

@@ -139,7 +139,7 @@ func (unrecorded) Issue(context.Context, string) (*credential.Issuance, error) {
 // fileTrail is a trail to a file, as serve has it.
 func fileTrail(t *testing.T) *audit.Log {
 	t.Helper()
-	sink, err := audit.OpenSink(filepath.Join(t.TempDir(), "audit.jsonl"))
+	sink, err := audit.OpenSink(filepath.Join(t.TempDir(), "audit.jsonl"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -134,6 +135,7 @@ func (l *Log) commit(b *batch) {
 	defer l.leaders.Done()
 	l.writing <- struct{}{}
 	defer func() { <-l.writing }()
+	runtime.Gosched() // whoever is about to append as well shares the write
 	l.mu.Lock()
 	l.next = nil
 	head := l.head

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,4 +83,50 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "records/s")
+}
+
+// A counting sink counts its writes.
+type counting struct {
+	audit.Sink
+	writes int
+}
+
+func (c *counting) Write(p []byte) (int, error) { c.writes++; return c.Sink.Write(p) }
+
+// cpu is the time of all processors that this process has used, in microseconds.
+func cpu() float64 {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return float64(u.Utime.Sec+u.Stime.Sec)*1e6 + float64(u.Utime.Usec+u.Stime.Usec)
+}
+
+// Several at a time share writes.
+func BenchmarkAppendTogether(b *testing.B) {
+	for _, n := range []int{1, 4, 32} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			f, err := audit.OpenSink(filepath.Join(b.TempDir(), "trail"), 0)
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := &counting{Sink: f}
+			l := open(b, c, "s")
+			defer l.Close()
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			before := cpu()
+			for range n {
+				wg.Go(func() {
+					for range b.N / n {
+						if _, err := l.Append(sample); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric((cpu()-before)/float64(b.N), "cpu-us/op")
+			b.ReportMetric(float64(b.N)/float64(c.writes), "records/write")
+		})
+	}
 }

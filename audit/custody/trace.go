@@ -1,0 +1,135 @@
+package custody
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"github.com/sidekey/sidekey/audit"
+)
+
+// Config says what to trace. Trails is required; every other field has a usable zero value.
+type Config struct {
+	// Trails are audit trails; each is one or several files, one after another, the oldest first.
+	Trails [][]audit.File
+
+	// VaultLogs are files of Vault's audit log, in any order: of several devices, whose union is the
+	// log, and of any time. None means that nothing is looked for in Vault.
+	VaultLogs []audit.File
+
+	// AccessLogs are access logs of upstreams, and AccessFormat says how to read them.
+	AccessLogs   []audit.File
+	AccessFormat AccessFormat
+
+	// Now is what "not expired" means. Zero means time.Now().
+	Now time.Time
+
+	// Skew is how far the clocks of Vault and of upstreams may be from the sidecar's. Zero means 5 s.
+	Skew time.Duration
+
+	// Filter says what the report holds of what was traced.
+	Filter Filter
+}
+
+func (c Config) skew() time.Duration { return cmp.Or(c.Skew, 5*time.Second) }
+
+// A tracer is one run of [Trace].
+type tracer struct {
+	cfg    Config
+	report *Report
+	trails *trails
+	vault  *vaultLog
+	skew   time.Duration
+
+	targets     []*target
+	claims      map[string]claim // by key of a token
+	lastSession *session
+	unseen      int // calls that Vault's log lacks and need not have
+	blind       []span
+	strangers   int             // entries whose anchors no given trail has
+	paths       map[string]bool // of credentials
+}
+
+// Trace reads everything that cfg names and joins it. The error says which file cannot be read; what
+// is wrong in one is a [Finding]. The report is the caller's.
+func Trace(cfg Config) (*Report, error) {
+	t := &tracer{cfg: cfg, skew: cfg.skew(), report: &Report{Generated: cfg.Now.UTC()}}
+	if cfg.Now.IsZero() {
+		t.report.Generated = time.Now().UTC()
+	}
+	// Vault's log first: what it has by then, a trail that is still written has when it is read.
+	t.vault = newVaultLog(t.find)
+	for _, f := range cfg.VaultLogs {
+		if err := t.vault.read(f); err != nil {
+			return nil, err
+		}
+	}
+	access := newAccessLog(cfg.AccessFormat)
+	for _, f := range cfg.AccessLogs {
+		if err := access.read(f); err != nil {
+			return nil, err
+		}
+	}
+	t.trails = newTrails(t.find)
+	for _, files := range cfg.Trails {
+		if err := t.trails.read(files); err != nil {
+			return nil, err
+		}
+	}
+	t.report.Trails, t.report.VaultLogs, t.report.AccessLogs = t.trails.inputs, t.vault.inputs, access.inputs
+	t.join()
+	t.joinAccess(access)
+	t.end()
+	t.finish()
+	return t.report, nil
+}
+
+// find adds a finding.
+func (t *tracer) find(f Finding) { t.report.Findings = append(t.report.Findings, f) }
+
+// note adds a note; a count of 0 leaves it out.
+func (t *tracer) note(count int, what, mend string) {
+	if count > 0 {
+		t.report.Notes = append(t.report.Notes, Note{What: what, Count: count, Mend: mend})
+	}
+}
+
+// join joins the trails with Vault's log and checks both ways.
+func (t *tracer) join() {
+	vaulted := 0
+	for _, s := range t.trails.sessions {
+		t.targets = append(t.targets, s.targets()...)
+	}
+	for _, target := range t.targets {
+		if target.iss != nil {
+			vaulted++
+		}
+	}
+	t.checkOwnAnchors()
+	if len(t.cfg.VaultLogs) == 0 {
+		t.note(len(t.targets), fmt.Sprintf("no audit log of Vault was given: %d calls, %d of which issued something, could not be looked for", len(t.targets), vaulted),
+			"give Vault's audit log with --vault-audit FILE")
+		t.reportAnchors()
+		return
+	}
+	t.joinByID()
+	t.findBlind()
+	t.joinByCorrelation()
+	t.joinByPlace()
+	for _, target := range t.targets {
+		t.checkJoin(target)
+	}
+	t.checkHalves()
+	t.checkReverse()
+	t.reportAnchors()
+}
+
+// finish puts the report together.
+func (t *tracer) finish() {
+	for _, s := range t.trails.sessions {
+		t.report.Sessions = append(t.report.Sessions, s.Session)
+	}
+	t.cfg.Filter.apply(t.report)
+	t.report.count()
+	t.report.sort()
+}

@@ -47,8 +47,9 @@ func (m *misfit) saw(seq uint64, last bool, at time.Time, where string) {
 // checkAnchor compares an anchor of s with its trail.
 func (s *session) checkAnchor(a anchor, at time.Time, where string) {
 	switch {
-	case s.has(a):
-	case a.seq > uint64(len(s.heads)):
+	case s.has(a), a == anchor{}: // a call before the first record
+	case a.seq < s.first: // the beginning is missing, which is reported unless that is expected
+	case a.seq > s.last():
 		s.cut.saw(a.seq, true, at, where)
 	default:
 		s.altered.saw(a.seq, false, at, where)
@@ -92,7 +93,7 @@ func (t *tracer) reportAnchors() {
 		if m := s.cut; m.count > 0 {
 			t.find(Finding{
 				Code: TrailTruncated, Session: s.ID, Seq: m.seq, Time: m.at, Where: m.where,
-				What: fmt.Sprintf("The end of the trail of session %s is missing: it has %d records, and %s record %d.", s.ID, len(s.heads), m.names(), m.seq),
+				What: fmt.Sprintf("The end of the trail of session %s is missing: it ends with record %d, and %s record %d.", s.ID, s.last(), m.names(), m.seq),
 				Hint: "look for the rest in the copy that was shipped elsewhere; if there is none, somebody cut the trail",
 			})
 		}

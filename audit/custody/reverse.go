@@ -128,7 +128,7 @@ func (t *tracer) unjoined(p *pair, a anchor, anchored bool, given map[string][]*
 		if anchored {
 			owner.checkAnchor(a, p.at(), p.either().where())
 		}
-		t.find(unrecorded(p, owner, anchored && a.seq > uint64(len(owner.heads))))
+		t.find(unrecorded(p, owner, anchored && a.seq > owner.last()))
 	}
 }
 

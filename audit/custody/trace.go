@@ -17,9 +17,19 @@ type Config struct {
 	// log, and of any time. None means that nothing is looked for in Vault.
 	VaultLogs []audit.File
 
-	// AccessLogs are access logs of upstreams, and AccessFormat says how to read them.
-	AccessLogs   []audit.File
-	AccessFormat AccessFormat
+	// AccessLogs are access logs of upstreams.
+	AccessLogs []audit.File
+
+	// AccessFormat is [AccessNginx], the default, or [AccessJSON].
+	AccessFormat string
+
+	// AccessKeys say under which key of [AccessJSON] a field stands, where it is none of the usual
+	// ones. Fields are time, method, path, request ("GET /path HTTP/1.1"), status, request_id, user_agent
+	// and remote; a dot in a key goes into an object.
+	AccessKeys map[string]string
+
+	// Partial says that the beginning of a trail may be missing, because it was deleted with its age.
+	Partial bool
 
 	// Now is what "not expired" means. Zero means time.Now().
 	Now time.Time
@@ -50,8 +60,8 @@ type tracer struct {
 	paths       map[string]bool // of credentials
 }
 
-// Trace reads everything that cfg names and joins it. The error says which file cannot be read; what
-// is wrong in one is a [Finding]. The report is the caller's.
+// Trace reads everything that cfg names and joins it. The error says which file cannot be read, or what
+// is wrong in cfg; what is wrong in a file is a [Finding]. The report is the caller's.
 func Trace(cfg Config) (*Report, error) {
 	t := &tracer{cfg: cfg, skew: cfg.skew(), report: &Report{Generated: cfg.Now.UTC()}}
 	if cfg.Now.IsZero() {
@@ -64,13 +74,16 @@ func Trace(cfg Config) (*Report, error) {
 			return nil, err
 		}
 	}
-	access := newAccessLog(cfg.AccessFormat)
+	access, err := newAccessLog(cfg)
+	if err != nil {
+		return nil, err
+	}
 	for _, f := range cfg.AccessLogs {
 		if err := access.read(f); err != nil {
 			return nil, err
 		}
 	}
-	t.trails = newTrails(t.find)
+	t.trails = newTrails(t.find, cfg.Partial)
 	for _, files := range cfg.Trails {
 		if err := t.trails.read(files); err != nil {
 			return nil, err

@@ -19,17 +19,19 @@ type trails struct {
 	byID     map[string]*session
 	inputs   []Input
 	torn     bool
+	partial  bool
 	words    interner
 }
 
-func newTrails(find func(Finding)) *trails {
-	return &trails{find: find, byID: map[string]*session{}, words: interner{}}
+func newTrails(find func(Finding), partial bool) *trails {
+	return &trails{find: find, partial: partial, byID: map[string]*session{}, words: interner{}}
 }
 
 // A session is a [Session] while it is read.
 type session struct {
 	*Session
-	heads     []uint64 // of each record's hash, the first 16 digits; 0 if there is no such record
+	first     uint64   // the sequence number of the first record
+	heads     []uint64 // of each record's hash from there on, the first 16 digits; 0 if there is no such record
 	issuances map[string]*Issuance
 	intents   map[uint64]*Use   // without an outcome yet
 	bare      map[uint64]*Event // the same of those without a credential
@@ -52,6 +54,7 @@ type reflecting struct{ conn, route, issuance string }
 // read reads one trail.
 func (t *trails) read(files []audit.File) error {
 	r := audit.NewReader(files...)
+	r.Partial = t.partial
 	var in *Input
 	for {
 		e, err := r.Next()
@@ -147,6 +150,7 @@ func (t *trails) begin(e *audit.Entry) *session {
 			ID: e.Session.ID, Role: e.Session.Role, RequestedBy: e.Session.RequestedBy, Pod: e.Pod,
 			Began: e.Time.UTC(), Last: e.Time.UTC(),
 		},
+		first:     e.Seq,
 		issuances: map[string]*Issuance{}, intents: map[uint64]*Use{}, bare: map[uint64]*Event{}, latest: map[reflecting]*Use{},
 		links: map[*Call]*Issuance{}, calls: map[string]*Call{}, unrevoked: map[string]bool{},
 	}
@@ -159,7 +163,7 @@ func (t *trails) begin(e *audit.Entry) *session {
 const maxGap = 1 << 20
 
 func (s *session) keepHead(e *audit.Entry) {
-	next := uint64(len(s.heads)) + 1
+	next := s.last() + 1
 	if e.Seq < next || e.Seq-next > maxGap || len(e.Hash) < 16 {
 		return
 	}
@@ -170,12 +174,12 @@ func (s *session) keepHead(e *audit.Entry) {
 	s.heads = append(s.heads, head)
 }
 
+// last is the sequence number of the last record.
+func (s *session) last() uint64 { return s.first + uint64(len(s.heads)) - 1 }
+
 // has reports whether the record that a names is one of the session's.
 func (s *session) has(a anchor) bool {
-	if a.seq == 0 {
-		return a.head == 0
-	}
-	return a.seq <= uint64(len(s.heads)) && s.heads[a.seq-1] == a.head && a.head != 0
+	return a.seq >= s.first && a.seq <= s.last() && s.heads[a.seq-s.first] == a.head && a.head != 0
 }
 
 // An interner keeps one copy of each word that a log repeats.

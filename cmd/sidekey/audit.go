@@ -12,6 +12,6 @@ func newAudit() *cobra.Command {
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newAuditVerify())
+	cmd.AddCommand(newAuditVerify(), newAuditTrace())
 	return cmd
 }

@@ -183,14 +183,22 @@ func (st *realStage) calls(t testing.TB) map[string]int {
 	return n
 }
 
-// trail returns the trail as it stands in the file.
+// trail returns the trail as it stands in its files.
 func (s *served) trail() string {
 	s.t.Helper()
-	text, err := os.ReadFile(filepath.Join(s.dir, "audit.jsonl"))
+	files, err := audit.Segments(filepath.Join(s.dir, "audit.jsonl"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return string(text)
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
 }
 
 // realTrail returns the trail of a session that has ended, which must be intact and whole.

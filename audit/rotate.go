@@ -56,8 +56,8 @@ func (f *rotating) Rotate() error {
 	}
 	old := f.File
 	f.File = fresh
-	// The trail is whole whatever becomes of what follows.
-	old.Sync()
+	// The trail is whole whatever becomes of what follows. Whoever wants records on the disk has synced
+	// each; to do it here would keep the next ones waiting.
 	old.Close()
 	syncDir(filepath.Dir(f.path))
 	aside = append(aside, target)

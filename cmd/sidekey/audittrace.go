@@ -147,7 +147,7 @@ func (x *tracing) open(cmd *cobra.Command, cfg *custody.Config, logs []string, p
 			f()
 		}
 	}
-	for _, path := range logs {
+	for _, path := range trails(logs) {
 		files, closed, err := openTrail(cmd, path)
 		if err != nil {
 			return done, err

@@ -89,7 +89,7 @@ func auditLogs(_ *cobra.Command, args []string) error {
 func verifyLogs(cmd *cobra.Command, args []string, opts verifyOptions) error {
 	logs := make([]verifiedLog, 0, len(args))
 	broken := false
-	for _, path := range args {
+	for _, path := range trails(args) {
 		log, err := verifyLog(cmd, path, opts)
 		if err != nil {
 			return failed(err)
@@ -122,9 +122,14 @@ func verifyLog(cmd *cobra.Command, path string, opts verifyOptions) (verifiedLog
 		return log, err
 	}
 	defer done()
+	p := newProgress(cmd.ErrOrStderr())
+	for i := range files {
+		files[i].Reader = p.reader(files[i].Reader)
+	}
 	in := audit.NewReader(files...)
 	in.Partial = opts.part
 	sum, err := in.Verify()
+	p.end()
 	var at *audit.BrokenError
 	switch {
 	case errors.As(err, &at):
@@ -161,7 +166,9 @@ func (log *verifiedLog) print(w io.Writer) {
 		fmt.Fprintf(w, "%s: BROKEN: %s\n", log.Log, b.What)
 	default:
 		fmt.Fprintf(w, "%s: BROKEN at %s:%d (seq %d): %s\n", log.Log, b.File, b.Line, b.Seq, b.What)
-		fmt.Fprintln(w, "  what follows is of the records before")
+		if b.Line == 1 && b.Seq > 1 {
+			fmt.Fprintln(w, "  hint: name the file that was rotated; if older ones were deleted, --part checks what is there")
+		}
 	}
 	for _, s := range log.Sessions {
 		fmt.Fprintf(w, "  session %s, role %s: %s\n", s.ID, s.Role, countOf(s.Records, "record"))
@@ -172,7 +179,7 @@ func (log *verifiedLog) print(w io.Writer) {
 		fmt.Fprintln(w, "  it is empty")
 	}
 	if log.TornTail {
-		fmt.Fprintln(w, "  a session's last line is incomplete: its process died while it wrote")
+		fmt.Fprintln(w, "  a session's last line is incomplete: its process died while it wrote, or is writing")
 	}
 }
 

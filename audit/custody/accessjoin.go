@@ -51,8 +51,8 @@ func (t *tracer) joinAccess(a *accessLog) {
 		}
 	}
 	t.checkMissing(a, byID, hosts)
-	if len(hosts) == 0 {
-		t.note(len(extra), fmt.Sprintf("%d lines of the access logs are of sidecars whose trails were not given", len(extra)), "give their trails")
+	if len(hosts) == 0 || t.strangers > 0 {
+		t.note(len(extra), fmt.Sprintf("%d lines of the access logs are of no given trail, and there are sidecars whose trails were not given", len(extra)), "give their trails to check them too")
 		return
 	}
 	for _, l := range extra {

@@ -17,6 +17,16 @@ type anchor struct {
 	head uint64
 }
 
+// uuidOf returns the UUID of a correlation id of ours; "" if it is none.
+func uuidOf(corr string) string {
+	rest, ok := strings.CutPrefix(corr, anchorPrefix)
+	if !ok {
+		return ""
+	}
+	uuid, _, _ := strings.Cut(rest, ".")
+	return uuid
+}
+
 func parseAnchor(corr string) (a anchor, ok bool) {
 	words := strings.Split(corr, ".")
 	if len(words) != 4 || words[0]+"." != anchorPrefix || len(words[3]) != 16 {
@@ -85,6 +95,16 @@ func (t *tracer) sessionOf(a anchor) *session {
 		}
 	}
 	return nil
+}
+
+// wasNewest reports whether the record that a names was the last one of s at a time, give or take skew.
+func (s *session) wasNewest(a anchor, at time.Time, skew time.Duration) bool {
+	if !s.has(a) {
+		return false
+	}
+	i := a.seq - s.first
+	n := at.UnixNano()
+	return n >= s.times[i]-int64(skew) && (i+1 == uint64(len(s.times)) || n <= s.times[i+1]+int64(skew))
 }
 
 // reportAnchors reports what checkAnchor found.

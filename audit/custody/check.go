@@ -165,7 +165,7 @@ func (target *target) who() []string {
 	s := target.s
 	for _, pair := range [...][2]string{{"agent_role", s.Role}, {"session_id", s.ID}, {"requested_by", s.RequestedBy}, {"pod_uid", s.Pod.UID}} {
 		got, ok := target.pair.either().metadata[pair[0]]
-		if !ok || pair[1] == "" || got == pair[1] || pair[0] == "session_id" && got == s.givenID() {
+		if !ok || pair[1] == "" || got == pair[1] || pair[0] == "session_id" && got == givenID(s.ID) {
 			continue
 		}
 		diff = append(diff, fmt.Sprintf("Vault's log says %s %s, the trail %s", pair[0], quoted(got), quoted(pair[1])))
@@ -173,14 +173,14 @@ func (target *target) who() []string {
 	return diff
 }
 
-// givenID is what others call the session: its id without the digits that tell apart the runs of one
-// pod. It is the id itself if that has none.
-func (s *session) givenID() string {
-	i := strings.LastIndexByte(s.ID, '.')
-	if i > 0 && len(s.ID)-i == 9 && strings.Trim(s.ID[i+1:], "0123456789abcdef") == "" {
-		return s.ID[:i]
+// givenID is what others call the session with an id: the id without the digits that tell apart the runs
+// of one pod. It is the id itself if that has none.
+func givenID(id string) string {
+	i := strings.LastIndexByte(id, '.')
+	if i > 0 && len(id)-i == 9 && strings.Trim(id[i+1:], "0123456789abcdef") == "" {
+		return id[:i]
 	}
-	return s.ID
+	return id
 }
 
 // times lists what is odd about the time of the target.

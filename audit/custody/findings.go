@@ -112,7 +112,7 @@ func (f Filter) apply(r *Report) {
 		switch {
 		case !f.Since.IsZero() && !x.Time.IsZero() && x.Time.Before(f.Since):
 			return true
-		case x.Session != "" && !kept[x.Session] && x.Session != f.Session:
+		case x.Session != "" && !kept[x.Session] && x.Session != f.Session && x.Session != givenID(f.Session):
 			return true
 		case f.narrows() && x.Issuance == "" && (x.Code == CallNotInVault || x.Code == CallMismatch):
 			return true
@@ -125,8 +125,7 @@ func (f Filter) apply(r *Report) {
 func (f Filter) narrows() bool { return f.Credential != "" || f.Lease != "" }
 
 func (f Filter) keepsSession(s *Session) bool {
-	given := (&session{Session: s}).givenID()
-	return (f.Session == "" || f.Session == s.ID || f.Session == given) && (f.Role == "" || f.Role == s.Role)
+	return (f.Session == "" || f.Session == s.ID || f.Session == givenID(s.ID)) && (f.Role == "" || f.Role == s.Role)
 }
 
 // narrow drops what f does not keep of a session.

@@ -37,22 +37,22 @@ func (t *tracer) joinByID() {
 	}
 }
 
-// joinByCorrelation joins what has no request id, or one that Vault's log does not have. Attempts of
-// one call share the correlation id.
+// joinByCorrelation joins what has no request id, or one that Vault's log does not have, by the UUID of
+// the correlation id, which the attempts of one call share.
 func (t *tracer) joinByCorrelation() {
 	groups := map[string]*group{}
 	for _, target := range t.targets {
-		if target.pair == nil && target.corr != "" {
-			g := groups[target.corr]
+		if uuid := uuidOf(target.corr); target.pair == nil && uuid != "" {
+			g := groups[uuid]
 			if g == nil {
 				g = &group{how: ByCorrelationID}
-				groups[target.corr] = g
+				groups[uuid] = g
 			}
 			g.targets = append(g.targets, target)
 		}
 	}
 	for _, p := range t.vault.pairs {
-		if g := groups[p.corr()]; g != nil && p.target == nil {
+		if g := groups[uuidOf(p.corr())]; g != nil && p.target == nil {
 			g.pairs = append(g.pairs, p)
 		}
 	}
@@ -159,7 +159,7 @@ func (target *target) doubts(p *pair) int {
 	if !target.agrees(p) {
 		n += 2
 	}
-	if target.path != p.either().Path {
+	if target.path != p.either().Path || p.corr() != "" && p.corr() != target.corr {
 		n += 4
 	}
 	return n

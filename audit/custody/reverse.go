@@ -84,7 +84,7 @@ func (t *tracer) checkReverse() {
 	t.claimJoined()
 	given := map[string][]*session{}
 	for _, s := range t.trails.sessions {
-		given[s.givenID()] = append(given[s.givenID()], s)
+		given[givenID(s.ID)] = append(given[givenID(s.ID)], s)
 	}
 	slices.SortStableFunc(t.vault.pairs, func(a, b *pair) int { return a.at().Compare(b.at()) })
 	for _, p := range t.vault.pairs {
@@ -102,9 +102,11 @@ func (t *tracer) checkReverse() {
 
 // unjoined looks at a call that no trail has.
 func (t *tracer) unjoined(p *pair, a anchor, anchored bool, given map[string][]*session) {
-	var named *session // whose trail has the record that the call's anchor names
+	var named *session // whose trail has the record that the call's anchor names, as the last one by then
 	if anchored {
-		named = t.sessionOf(a)
+		if named = t.sessionOf(a); named != nil && !named.wasNewest(a, p.at(), t.skew) {
+			named = nil // the correlation id was copied from an earlier call
+		}
 	}
 	c := t.claimOf(p)
 	owner := c.s
@@ -149,7 +151,7 @@ func (t *tracer) stranger(p *pair, anchored bool, given map[string][]*session) {
 	if anchored {
 		t.strangers++
 	}
-	if only := t.cfg.Filter.Session; id != "" && only == id {
+	if id != "" && t.wanted(id) {
 		f := unrecorded(p, &session{Session: &Session{ID: id}}, false)
 		f.Hint = "no trail of this session was given: give it; if there is none, it was removed, or the session is not a sidecar's"
 		t.find(f)
@@ -173,6 +175,15 @@ func (t *tracer) stranger(p *pair, anchored bool, given map[string][]*session) {
 		t.find(f)
 		return
 	}
+}
+
+// wanted reports whether the session that Vault calls id was asked for, and no given trail is of it.
+func (t *tracer) wanted(id string) bool {
+	only := t.cfg.Filter.Session
+	if only != id && givenID(only) != id {
+		return false
+	}
+	return !slices.ContainsFunc(t.trails.sessions, func(s *session) bool { return t.cfg.Filter.keepsSession(s.Session) })
 }
 
 // issues reports whether Vault gave something away with the call: a lease, a token, or what was read.

@@ -32,6 +32,7 @@ type session struct {
 	*Session
 	first     uint64   // the sequence number of the first record
 	heads     []uint64 // of each record's hash from there on, the first 16 digits; 0 if there is no such record
+	times     []int64  // of the same records, in nanoseconds since 1970
 	issuances map[string]*Issuance
 	intents   map[uint64]*Use   // without an outcome yet
 	bare      map[uint64]*Event // the same of those without a credential
@@ -168,10 +169,10 @@ func (s *session) keepHead(e *audit.Entry) {
 		return
 	}
 	for ; next < e.Seq; next++ {
-		s.heads = append(s.heads, 0)
+		s.heads, s.times = append(s.heads, 0), append(s.times, e.Time.UnixNano())
 	}
 	head, _ := strconv.ParseUint(e.Hash[:16], 16, 64) // 0, which no anchor has, if it is none
-	s.heads = append(s.heads, head)
+	s.heads, s.times = append(s.heads, head), append(s.times, e.Time.UnixNano())
 }
 
 // last is the sequence number of the last record.

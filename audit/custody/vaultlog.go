@@ -75,12 +75,15 @@ type vaultLog struct {
 	words  interner
 	metas  map[string]map[string]string // by how they read
 
+	tokens    map[string]string // by accessor
+	accessors map[string]string // by token
+
 	hashed   int // entries whose correlation id is hashed
 	nameless int // entries without an id
 }
 
 func newVaultLog(find func(Finding)) *vaultLog {
-	return &vaultLog{find: find, byID: map[string]*pair{}, words: interner{}, metas: map[string]map[string]string{}}
+	return &vaultLog{find: find, byID: map[string]*pair{}, words: interner{}, metas: map[string]map[string]string{}, tokens: map[string]string{}, accessors: map[string]string{}}
 }
 
 // A logFile is a file of Vault's log while it is read.
@@ -93,7 +96,7 @@ type logFile struct {
 
 // read adds one file.
 func (v *vaultLog) read(f audit.File) error {
-	in := bufio.NewReaderSize(f, 1<<20)
+	in := bufio.NewReaderSize(f, 256<<10)
 	file := &logFile{name: f.Name, index: len(v.inputs)}
 	v.inputs = append(v.inputs, Input{Name: f.Name})
 	var buf []byte
@@ -155,7 +158,11 @@ func (v *vaultLog) line(file *logFile, text []byte, whole bool) {
 			"lines were moved or their times edited, unless Vault's clock was set back")
 	}
 	file.newest = l.Time
-	v.add(file, v.half(file, &l))
+	h := v.half(file, &l)
+	if odd := v.odd(h); odd != "" {
+		v.broken(file, l.Time, fmt.Sprintf("An entry of Vault's log contradicts others: %s.", odd), "it was edited, or the ones before were")
+	}
+	v.add(file, h)
 }
 
 // half takes what is used of a line.
@@ -167,7 +174,7 @@ func (v *vaultLog) half(file *logFile, l *line) *half {
 			Path: w(r.Path), Operation: w(r.Operation), Namespace: w(r.Namespace.ID + " " + r.Namespace.Path), Mount: w(r.MountPoint),
 			Address: w(r.RemoteAddress), Port: r.RemotePort, Headers: w(flat(r.Headers)),
 			Token: w(r.ClientToken), Accessor: w(r.ClientTokenAccessor),
-			Caller: caller{Token: w(l.Auth.ClientToken), Accessor: w(l.Auth.Accessor), Name: w(l.Auth.DisplayName), Entity: w(l.Auth.EntityID), Metadata: w(flat(l.Auth.Metadata))},
+			Caller: v.caller(&l.Auth),
 		},
 	}
 	h.metadata = v.metadata(h.Caller.Metadata, l.Auth.Metadata)
@@ -183,10 +190,15 @@ func (v *vaultLog) half(file *logFile, l *line) *half {
 		h.refused = bytes.HasPrefix(l.Response.Data, []byte("{")) && bytes.Contains(l.Response.Data, []byte(`"error":`))
 		if a := l.Response.Auth; a != nil {
 			h.issued = keys(v.words, "", *a)
-			h.issuedTo = a.Metadata
+			h.given = v.caller(a)
 		}
 	}
 	return h
+}
+
+func (v *vaultLog) caller(a *lineAuth) caller {
+	w := v.words.word
+	return caller{Token: w(a.ClientToken), Accessor: w(a.Accessor), Name: w(a.DisplayName), Entity: w(a.EntityID), Metadata: w(flat(a.Metadata))}
 }
 
 // metadata returns one copy of m, which reads as text.

@@ -2,6 +2,7 @@ package custody
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -30,10 +31,10 @@ type half struct {
 	error    string
 
 	// Of a response only.
-	lease    string
-	refused  bool // its data is an error
-	issued   []string
-	issuedTo map[string]string // the metadata of the issued token
+	lease   string
+	refused bool // its data is an error
+	issued  []string
+	given   caller // the token that was issued
 }
 
 // A said is what both entries of a call state alike.
@@ -159,11 +160,11 @@ func differences(a, b *half) []string {
 	add(a.Mount != b.Mount, "request.mount_point")
 	add(a.Address != b.Address, "request.remote_address")
 	add(a.Port != b.Port, "request.remote_port")
-	add(a.Headers != b.Headers && (device || !strings.Contains(a.Headers, hashedPrefix)), "request.headers")
+	add(a.Headers != b.Headers && (device || unhashed(a.Headers) != unhashed(b.Headers)), "request.headers")
 	add(device && a.Token != b.Token, "request.client_token")
 	add(device && a.Accessor != b.Accessor, "request.client_token_accessor")
 	if a.response != b.response && a.Caller == (caller{}) {
-		add(b.Caller != (caller{}) && len(b.issued) == 0, "auth") // else it is a login, whose request nobody has made yet
+		add(b.Caller != (caller{}) && b.Caller != b.given, "auth") // a login is of the token that it brings
 		return diff
 	}
 	add(device && a.Caller.Token != b.Caller.Token, "auth.client_token")
@@ -172,6 +173,32 @@ func differences(a, b *half) []string {
 	add(a.Caller.Entity != b.Caller.Entity, "auth.entity_id")
 	add(a.Caller.Metadata != b.Caller.Metadata, "auth.metadata")
 	return diff
+}
+
+// unhashed leaves the hashes out of what a line says.
+func unhashed(s string) string { return hashes.ReplaceAllString(s, hashedPrefix) }
+
+var hashes = regexp.MustCompile(hashedPrefix + "[0-9a-f]+")
+
+// odd says what in a line contradicts itself, or what other lines of the device say: a token has one
+// accessor.
+func (v *vaultLog) odd(h *half) string {
+	if h.Accessor != "" && h.Caller.Accessor != "" && h.Accessor != h.Caller.Accessor {
+		return "request.client_token_accessor is not auth.accessor"
+	}
+	for _, c := range [...]caller{h.Caller, h.given} {
+		if c.Token == "" || c.Accessor == "" {
+			continue
+		}
+		if token := v.tokens[c.Accessor]; token != "" && token != c.Token {
+			return "the token's accessor is another token's in an earlier line"
+		}
+		if accessor := v.accessors[c.Token]; accessor != "" && accessor != c.Accessor {
+			return "the token has another accessor in an earlier line"
+		}
+		v.tokens[c.Accessor], v.accessors[c.Token] = c.Token, c.Accessor
+	}
+	return ""
 }
 
 // either returns the response, else the request.

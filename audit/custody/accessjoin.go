@@ -10,6 +10,9 @@ import (
 // nginxClosed is what nginx logs for a client that went away before the answer; it is sent to nobody.
 const nginxClosed = 499
 
+// errRefused is the error of an outcome whose upstream refused the credential.
+const errRefused = "credential_refused"
+
 // A used is a use that an access log may have.
 type used struct {
 	*Use
@@ -101,7 +104,7 @@ func nearest(list []*used, l *access) *used {
 
 // answered reports whether the status of u is the one that its upstream gave.
 func (u *used) answered() bool {
-	return u.Outcome != 0 && u.Status != 0 && u.Error == "" && u.Reason == ""
+	return u.Outcome != 0 && u.Status != 0 && u.Reason == "" && (u.Error == "" || u.Error == errRefused)
 }
 
 // checkAccess checks what a use was joined to.

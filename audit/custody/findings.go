@@ -100,13 +100,14 @@ func (f Filter) apply(r *Report) {
 		if !f.keepsSession(s) {
 			return true
 		}
-		f.narrow(s)
 		for _, iss := range s.Issuances {
-			issuances[iss.ID] = true
+			if f.keepsIssuance(iss) {
+				issuances[iss.ID], kept[s.ID] = true, true
+			}
 		}
-		empty := len(s.Issuances)+len(s.Calls)+len(s.Events) == 0 || len(s.Issuances) == 0 && f.narrows()
-		kept[s.ID] = !empty
-		return empty
+		kept[s.ID] = kept[s.ID] || !f.narrows()
+		f.narrow(s)
+		return len(s.Issuances) == 0 && (f.narrows() || len(s.Calls)+len(s.Events) == 0)
 	})
 	r.Findings = slices.DeleteFunc(r.Findings, func(x Finding) bool {
 		switch {
@@ -128,11 +129,15 @@ func (f Filter) keepsSession(s *Session) bool {
 	return (f.Session == "" || f.Session == s.ID || f.Session == givenID(s.ID)) && (f.Role == "" || f.Role == s.Role)
 }
 
+func (f Filter) keepsIssuance(iss *Issuance) bool {
+	return (f.Credential == "" || f.Credential == iss.Credential) && (f.Lease == "" || f.Lease == iss.Source.LeaseID)
+}
+
 // narrow drops what f does not keep of a session.
 func (f Filter) narrow(s *Session) {
 	ids := map[string]bool{}
 	s.Issuances = slices.DeleteFunc(s.Issuances, func(iss *Issuance) bool {
-		if f.Credential != "" && iss.Credential != f.Credential || f.Lease != "" && iss.Source.LeaseID != f.Lease {
+		if !f.keepsIssuance(iss) {
 			return true
 		}
 		iss.Uses = slices.DeleteFunc(iss.Uses, func(u *Use) bool { return u.Time.Before(f.Since) })

@@ -27,6 +27,7 @@ type world struct {
 	sessions []*sidecar
 	access   []string // lines of the upstream's access log, nginx's
 	turn     int
+	segment  int64 // bytes that are signed at once
 }
 
 // A device is an audit device: it hashes with a key of its own.
@@ -65,7 +66,7 @@ type value struct {
 }
 
 func newWorld(t testing.TB, seed uint64, devices int, headers string) *world {
-	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC), headers: headers}
+	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC), headers: headers, segment: 20 << 10}
 	for i := range devices {
 		w.devices = append(w.devices, &device{key: fmt.Sprint("salt", seed, i)})
 	}
@@ -188,7 +189,7 @@ func (w *world) others() {
 func (w *world) start(role string) *sidecar {
 	s := &sidecar{world: w, trail: &memory{}, session: audit.Session{ID: w.uuid() + ".0a1b2c3d", Role: role, RequestedBy: "ada", Attribution: audit.Asserted}}
 	var err error
-	s.log, err = audit.New(audit.Config{Sink: s.trail, Session: s.session, Pod: audit.Pod{UID: "pod-" + role, Name: role, Namespace: "agents"}, Now: func() time.Time { return w.now }, SegmentBytes: 20 << 10})
+	s.log, err = audit.New(audit.Config{Sink: s.trail, Session: s.session, Pod: audit.Pod{UID: "pod-" + role, Name: role, Namespace: "agents"}, Now: func() time.Time { return w.now }, SegmentBytes: w.segment})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package custody_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +37,9 @@ func TestFilter(t *testing.T) {
 		}},
 		{"session by name", custody.Filter{Session: one.ID[:len(one.ID)-9]}, func(r *custody.Report) bool { return len(r.Sessions) == 1 && r.Sessions[0].ID == one.ID }},
 		{"role", custody.Filter{Role: one.Role}, func(r *custody.Report) bool { return len(r.Sessions) == 1 && r.Sessions[0].ID == one.ID }},
-		{"no such role", custody.Filter{Role: "x"}, func(r *custody.Report) bool { return len(r.Sessions) == 0 && r.Totals == custody.Totals{} }},
+		{"no such role", custody.Filter{Role: "x"}, func(r *custody.Report) bool {
+			return len(r.Sessions) == 0 && r.Totals == (custody.Totals{}) && len(r.Notes) > 0 && strings.Contains(r.Notes[len(r.Notes)-1].What, "the filter leaves nothing")
+		}},
 		{"credential", custody.Filter{Credential: "db"}, func(r *custody.Report) bool {
 			return r.Totals.Issuances > 0 && r.Totals.Issuances < all.Totals.Issuances && r.Totals.Denials == 0 && everyIssuance(r, func(i *custody.Issuance) bool { return i.Credential == "db" })
 		}},

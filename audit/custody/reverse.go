@@ -157,24 +157,26 @@ func (t *tracer) stranger(p *pair, anchored bool, given map[string][]*session) {
 		t.find(f)
 		return
 	}
-	for _, s := range given[id] {
-		if id == "" {
-			break
-		}
-		if anchored && (!s.Ended.IsZero() || !p.at().After(s.Last)) {
-			s.foreign++
-			return
-		}
-		p.owner = s
-		f := unrecorded(p, s, anchored)
-		if anchored {
-			f.Code = TrailTruncated
-			f.What = fmt.Sprintf("Vault's log has a call for %s after the last record of session %s (%s), and names a record that no given trail has.", id, s.ID, called(p))
-			f.Hint = "the end of the trail is missing; or another run of the same session made the call, whose trail was not given"
-		}
-		t.find(f)
+	runs := given[id]
+	if id == "" || len(runs) == 0 {
 		return
 	}
+	if !anchored {
+		p.owner = runs[0]
+		t.find(unrecorded(p, p.owner, false))
+		return
+	}
+	i := slices.IndexFunc(runs, func(s *session) bool { return s.Ended.IsZero() && p.at().After(s.Last) })
+	if i < 0 {
+		runs[0].foreign++ // no given run can have made it: another one has
+		return
+	}
+	p.owner = runs[i]
+	f := unrecorded(p, p.owner, true)
+	f.Code = TrailTruncated
+	f.What = fmt.Sprintf("Vault's log has a call for %s after the last record of session %s (%s), and names a record that no given trail has.", id, p.owner.ID, called(p))
+	f.Hint = "the end of the trail is missing; or another run of the same session made the call, whose trail was not given"
+	t.find(f)
 }
 
 // wanted reports whether the session that Vault calls id was asked for, and no given trail is of it.

@@ -143,6 +143,9 @@ func (t *tracer) finish() {
 		t.report.Sessions = append(t.report.Sessions, s.Session)
 	}
 	t.cfg.Filter.apply(t.report)
+	if len(t.report.Sessions) == 0 && len(t.trails.sessions) > 0 {
+		t.note(len(t.trails.sessions), fmt.Sprintf("the filter leaves nothing of the %d sessions in the trails, so this is no proof that all is well", len(t.trails.sessions)), "give --session the whole id, or what comes before its last dot")
+	}
 	t.report.count()
 	t.report.sort()
 }

@@ -166,3 +166,46 @@ func TestEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestRunsOfOneName: a login under a name that several given runs have, with an anchor that none of them
+// has, is laid to the one that has not ended, wherever its trail stands; to none if all have.
+func TestRunsOfOneName(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		firstEnded  bool
+		secondEnded bool
+		want        int // the session that is named; -1 for a note only
+	}{
+		{"the first goes on", false, true, 0},
+		{"the second goes on", true, false, 1},
+		{"both have ended", true, true, -1},
+	} {
+		w := newWorld(t, 1, 1, "clear")
+		a, b := w.start("tester"), w.start("tester")
+		b.session.ID = strings.TrimSuffix(a.session.ID, "0a1b2c3d") + "4e5f6a7b"
+		b.trail = &memory{}
+		var err error
+		if b.log, err = audit.New(audit.Config{Sink: b.trail, Session: b.session, Now: func() time.Time { return w.now }}); err != nil {
+			t.Fatal(err)
+		}
+		b.append(audit.Record{Event: audit.SessionStarted})
+		for s, ended := range map[*sidecar]bool{a: tt.firstEnded, b: tt.secondEnded} {
+			if ended {
+				s.append(audit.Record{Event: audit.SessionEnded})
+			}
+		}
+		w.now = w.now.Add(time.Minute)
+		name := strings.TrimSuffix(a.session.ID, ".0a1b2c3d")
+		w.serve(&vaultCall{op: "update", path: "auth/jwt/login", corr: "sk1." + w.uuid() + ".9.0123456789abcdef", gives: w.newToken("jwt", map[string]string{"session_id": name})})
+		r := trace(t, w.evidence().config(w.now.Add(time.Minute)))
+		if tt.want < 0 {
+			if len(r.Findings) > 0 || len(r.Notes) == 0 {
+				t.Errorf("%s: notes %v; findings:%s", tt.name, r.Notes, describe(r.Findings))
+			}
+			continue
+		}
+		if len(r.Findings) != 1 || r.Findings[0].Code != custody.TrailTruncated || r.Findings[0].Session != w.sessions[tt.want].session.ID {
+			t.Errorf("%s: findings:%s", tt.name, describe(r.Findings))
+		}
+	}
+}

@@ -196,14 +196,17 @@ func rowClasses(r *custody.Report) (classes []string) {
 			classes = append(classes, eventClass(e))
 		}
 		for _, c := range s.Calls {
-			classes = append(classes, map[bool]string{true: "call", false: "unseen"}[c.Vault != nil])
+			classes = append(classes, map[bool]string{true: "seen", false: "unseen"}[c.Vault != nil])
 		}
 		for _, i := range s.Issuances {
 			classes = append(classes, "issuance")
 			for _, u := range i.Uses {
-				if u.Outcome == 0 {
+				switch {
+				case u.Outcome == 0:
 					classes = append(classes, "indeterminate")
-				} else {
+				case u.Status == 0:
+					classes = append(classes, "error")
+				default:
 					classes = append(classes, eventClass(&u.Event))
 				}
 			}

@@ -98,7 +98,7 @@ const zone = (us) => {
 const fullTime = (us, digits = 6) => us ? `${dateText(us)} ${timeText(us, digits)} ${zone(us)}` : "";
 
 /** Quotes s for a shell. @param {string} s */
-const shellQuote = (s) => /^[\w@%+=:,./-]+$/.test(s) && !s.startsWith("-") ? s : `'${s.replaceAll("'", `'\\''`)}'`;
+const shellQuote = (s) => /^[\w@%+=:,./-]+$/.test(s) ? s : `'${s.replaceAll("'", `'\\''`)}'`;
 
 /** The first index in [lo, hi) whose time is not before t. @param {(i: number) => number} at @param {number} lo @param {number} hi @param {number} t */
 function firstNotBefore(at, lo, hi, t) {

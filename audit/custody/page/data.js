@@ -66,16 +66,17 @@ function readRows() {
   r.outcome = r.seq.map((seq, i) => r.answered[i] && seq + r.answered[i]);
   for (let i = 0, n = 0; i < t.n; i++) if (r.access[i]) r.access[i] = ++n; // their lines are in the order of the rows
   r.class = new Uint8Array(t.n);
-  for (let i = 0; i < t.n; i++) r.class[i] = classify(r, i);
+  const joins = hasVaultLog();
+  for (let i = 0; i < t.n; i++) r.class[i] = classify(r, i, joins);
   r.byTime = new Uint32Array(t.n);
   for (let i = 0; i < t.n; i++) r.byTime[i] = i;
   r.byTime.sort((a, b) => r.time[a] - r.time[b] || a - b);
 }
 
-/** @param {any} r @param {number} i @returns {number} its class in CLASSES */
-function classify(r, i) {
+/** @param {any} r @param {number} i @param {boolean} joins whether there is a log of Vault @returns {number} its class */
+function classify(r, i, joins) {
   switch (r.kind[i]) {
-    case CALL: return report.calls.num("vault")[r.call[i] - 1] ? CLASS.call : CLASS.lostCall;
+    case CALL: return !joins || report.calls.num("vault")[r.call[i] - 1] ? CLASS.call : CLASS.lostCall;
     case ISSUANCE: return CLASS.issuance;
   }
   const event = r.event(i);
@@ -87,7 +88,7 @@ function classify(r, i) {
   if (r.kind[i] === USE && !r.outcome[i]) return CLASS.indeterminate;
   if (r.error(i)) return CLASS.error;
   const status = r.status[i];
-  return status >= 500 ? CLASS.c5 : status >= 400 ? CLASS.c4 : status >= 300 ? CLASS.c3 : status > 0 ? CLASS.c2 : CLASS.indeterminate;
+  return status >= 500 ? CLASS.c5 : status >= 400 ? CLASS.c4 : status >= 300 ? CLASS.c3 : status > 0 ? CLASS.c2 : r.kind[i] === USE ? CLASS.error : CLASS.indeterminate;
 }
 
 /** Gives each session its rows and issuances. Rows come by session, then by time. */

@@ -1,5 +1,5 @@
 // Draws the lanes. A record that stands alone is a mark; where there are too many for marks, their
-// number is a bar, divided by class, in which what is rare still has two pixels.
+// number is a bar, divided by class, in which what is grave still has two pixels.
 
 /** @type {CanvasRenderingContext2D} */
 let pen;
@@ -29,6 +29,7 @@ function drawLanes() {
   pen.rect(LABEL, AXIS, view.width - LABEL, view.height - AXIS);
   pen.clip();
   for (const lane of visibleLanes) for (const track of tracksOf(lane)) drawTrack(lane, track, AXIS + lane.y + track.y - top, most);
+  for (const lane of visibleLanes) drawLoose(lane, AXIS + lane.y - top);
   drawHairlines();
   pen.restore();
   pen.save();
@@ -61,7 +62,7 @@ function drawLabel(lane, y) {
   const wide = LABEL - 40;
   pen.textBaseline = "middle";
   pen.textAlign = "left";
-  drawChevron(14, lane.open ? y + 20 : y + lane.h / 2, lane.open);
+  drawChevron(14, lane.open ? y + 20 : y + 13, lane.open);
   const line = (/** @type {string} */ text, /** @type {number} */ at, /** @type {string} */ font, /** @type {string} */ color, w = wide) => {
     pen.font = font;
     pen.fillStyle = ink[color];
@@ -69,10 +70,11 @@ function drawLabel(lane, y) {
   };
   const alarm = s.findings ? 22 : 0;
   if (!lane.open) {
-    line(s.role || "(no role)", y + lane.h / 2, `600 12px ${ink.sans}`, "--text", 92 - alarm / 2);
-    pen.font = `10.5px ${ink.mono}`;
-    pen.fillStyle = ink["--soft"];
-    pen.fillText(fitEnd(pen, s.id, 92 - alarm / 2), 126 - alarm / 2, y + lane.h / 2);
+    line(s.role || "(no role)", y + 12, `600 12px ${ink.sans}`, "--text", wide - alarm);
+    line(`…${s.id.slice(-8)}`, y + 26, `10.5px ${ink.mono}`, "--soft", 70);
+    pen.font = `10.5px ${ink.sans}`;
+    pen.fillStyle = ink["--faint"];
+    pen.fillText(fit(pen, s.requester, wide - 72 - alarm), 100, y + 26);
   } else {
     line(s.role || "(no role)", y + 20, `600 13px ${ink.sans}`, "--text", wide - alarm);
     line(fitEnd(pen, s.id, wide), y + 37, `10.5px ${ink.mono}`, "--soft");
@@ -109,8 +111,7 @@ function drawChevron(x, y, open) {
 /** @param {Lane} lane @param {Track} track @param {number} y @param {number} most */
 function drawTrack(lane, track, y, most) {
   for (const i of track.issuances) drawBar(i, y, lane.open);
-  const top = lane.open && track.kind === "bars" ? y + 13 : y + 2;
-  const h = lane.open && track.kind === "bars" ? BARS - 15 : track.h - 4;
+  const [top, h] = marksIn(track, y);
   const rest = top + h - MARK - 1;
   const r = report.rows, marks = [];
   for (const bin of track.bins) {
@@ -124,16 +125,44 @@ function drawTrack(lane, track, y, most) {
   for (const row of marks) if (r.reflected[row]) drawMark(pen, CLASS.reflected, xOf(r.time[row]), rest - 9);
 }
 
+/** Where a track's marks are: its upper end and its height. @param {Track} track @param {number} y @returns {[number, number]} */
+function marksIn(track, y) {
+  switch (track.kind) {
+    case "bars": return [y + 13, BARS - 15];
+    case "whole": return [y + 8, COMPACT - 10];
+  }
+  return [y + 2, track.h - 4];
+}
+
+/** The findings of a lane that no record of it is about. @param {Lane} lane @param {number} y */
+function drawLoose(lane, y) {
+  for (const f of lane.loose) {
+    const x = xOf(f.time);
+    if (x < LABEL - 6 || x > view.width + 6) continue;
+    pen.strokeStyle = ink["--alarm"];
+    pen.lineWidth = 1;
+    pen.globalAlpha = 0.75;
+    pen.setLineDash([3, 3]);
+    pen.beginPath();
+    pen.moveTo(x, y + 8);
+    pen.lineTo(x, y + lane.h - 3);
+    pen.stroke();
+    pen.setLineDash([]);
+    pen.globalAlpha = 1;
+    drawPin(x, y + 7);
+  }
+}
+
 /** A place with several records. @param {Track} track @param {number} bin @param {number} x @param {number} top @param {number} h @param {number} total @param {number} most */
 function drawStack(track, bin, x, top, h, total, most) {
   const full = h * (0.3 + 0.7 * Math.log(total) / Math.log(most));
   const base = bin * WIDTH;
   let y = top + h, room = full;
-  for (let c = FOUND - 1; c > 0; c--) if (track.counts[base + c]) room -= 2;
+  for (let c = 0; c < FOUND; c++) if (track.counts[base + c]) room -= 2 * IS_GRAVE[c];
   for (let c = 0; c < FOUND; c++) {
     const n = track.counts[base + c];
     if (!n) continue;
-    const part = (c ? 2 : 0) + Math.max(0, room) * n / total;
+    const part = 2 * IS_GRAVE[c] + Math.max(0, room) * n / total;
     pen.fillStyle = ink.c[c];
     pen.fillRect(x + 0.5, y - part, BIN - 1.5, part);
     y -= part;
@@ -156,7 +185,7 @@ function drawBar(i, y, open) {
   const x0 = xOf(i.issued), x1 = Math.max(xOf(i.until), x0 + 2);
   if (x1 < LABEL || x0 > view.width) return;
   const a = Math.max(x0, LABEL - 8), b = Math.min(x1, view.width + 8), how = standing(i), out = i.end === "outstanding";
-  const top = open ? y + 13 : y + COMPACT / 2 - 5, h = open ? BARS - 15 : 10;
+  const top = open ? y + 13 : y + COMPACT - 13, h = open ? BARS - 15 : 9;
   pen.globalAlpha = view.match && i.row >= 0 && !view.match[i.row] ? 0.55 : 1;
   pen.beginPath();
   pen.roundRect(a, top, b - a, h, out ? [3, 0, 0, 3] : 3);
@@ -169,7 +198,7 @@ function drawBar(i, y, open) {
     pen.stroke();
     pen.setLineDash([]);
     drawEnd(i, x1, top, h, out);
-    drawBarText(i, a, b, y + 6, how);
+    drawBarText(i, a, b, y + 5.5, how);
   }
   pen.globalAlpha = 1;
 }
@@ -237,7 +266,7 @@ function frameBar(i, middle) {
   const x0 = Math.max(xOf(i.issued), LABEL - 9), x1 = Math.min(Math.max(xOf(i.until), x0 + 3), view.width + 9);
   pen.lineWidth = 2;
   pen.strokeStyle = ink["--accent"];
-  pen.strokeRect(x0 - 2, middle - 13, x1 - x0 + 4, 26);
+  pen.strokeRect(x0 - 2, middle - 12, x1 - x0 + 4, 24);
 }
 
 function drawFrame() {

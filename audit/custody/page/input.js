@@ -90,6 +90,9 @@ function click(x, y) {
     case "row":
       select(thing.row);
       break;
+    case "finding":
+      showFinding(thing.finding);
+      break;
     case "many":
       zoomTo(thing);
       break;
@@ -193,8 +196,9 @@ function pageKey(e) {
 /** @param {number} x @param {number} y */
 function showTip(x, y) {
   const tip = byId("tip"), thing = thingAt(x, y);
-  byId("plot").style.cursor = thing.kind === "row" || thing.kind === "many" || thing.kind === "label" ? "pointer" : "default";
-  const lines = thing.kind === "row" ? rowTip(thing.row) : thing.kind === "many" ? manyTip(thing) : thing.kind === "label" ? laneTip(thing.lane) : null;
+  byId("plot").style.cursor = thing.kind === "row" || thing.kind === "many" || thing.kind === "label" || thing.kind === "finding" ? "pointer" : "default";
+  const lines = thing.kind === "row" ? rowTip(thing.row) : thing.kind === "many" ? manyTip(thing) : thing.kind === "label" ? laneTip(thing.lane)
+    : thing.kind === "finding" ? [el("div", { class: "tip-alarm" }, wordFor(CODES, thing.finding.code)), el("div", { class: "tip-more" }, thing.finding.what)] : null;
   tip.hidden = !lines;
   if (!lines) return;
   tip.replaceChildren(...lines);

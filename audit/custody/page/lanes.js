@@ -1,7 +1,7 @@
 // Lanes: one for each session, and in it one track for each credential, one for the calls to Vault and
 // one for all else.
 
-const LABEL = 232, AXIS = 38, COMPACT = 30, CALLS = 16, BARS = 36, EVENTS = 22, PAD = 7, SHORTEST = 84;
+const LABEL = 232, AXIS = 38, COMPACT = 36, CALLS = 16, BARS = 36, EVENTS = 22, PAD = 7, SHORTEST = 84;
 
 /** How many values of one credential may lie beside each other before they are drawn over each other. */
 const BESIDE = 3;
@@ -11,7 +11,7 @@ const OVERLAP = 0.12;
 
 /** A track: its place in its lane, its rows by time, its issuances.
  * @typedef {{kind: string, y: number, h: number, all: number[]|Uint32Array, rows: Uint32Array, issuances: any[], counts: Uint32Array, bins: number[], most: number}} Track */
-/** @typedef {{session: any, y: number, h: number, open: boolean, hits: number, tracks: Track[], whole: Track}} Lane */
+/** @typedef {{session: any, loose: any[], y: number, h: number, open: boolean, hits: number, tracks: Track[], whole: Track}} Lane */
 
 /** @param {string} kind @param {number} h @returns {Track} */
 const newTrack = (kind, h) => ({ kind, y: 0, h, all: [], rows: new Uint32Array(0), issuances: [], counts: new Uint32Array(0), bins: [], most: 0 });
@@ -40,7 +40,8 @@ function makeLane(session) {
   whole.issuances = session.issuances;
   const tracks = [calls, ...bars, events].filter((t) => t.all.length || t.issuances.length);
   for (const t of tracks) t.all = Uint32Array.from(t.all);
-  return { session, y: 0, h: 0, open: true, hits: 0, tracks, whole };
+  const loose = report.findings.filter((f) => f.lane === session.index && f.row < 0 && f.time);
+  return { session, loose, y: 0, h: 0, open: true, hits: 0, tracks, whole };
 }
 
 /** Gives each issuance a track: one for each credential, more where its values overlap. @param {any} session */

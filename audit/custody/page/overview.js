@@ -46,11 +46,11 @@ function drawDensity() {
     if (!totals[bin]) continue;
     const x = OVER_LEFT + bin * OVER_BIN, full = Math.max(3, high * Math.sqrt(totals[bin] / most));
     let y = floor, room = full;
-    for (let k = 1; k < n; k++) if (counts[bin * n + k]) room -= 1.5;
+    for (let k = 0; k < n; k++) if (counts[bin * n + k]) room -= IS_GRAVE[k];
     for (let k = 0; k < n; k++) {
       const m = counts[bin * n + k];
       if (!m) continue;
-      const part = (k ? 1.5 : 0) + Math.max(0, room) * m / totals[bin];
+      const part = IS_GRAVE[k] + Math.max(0, room) * m / totals[bin];
       c.fillStyle = ink.c[k];
       c.fillRect(x, y - part, OVER_BIN - 0.6, part);
       y -= part;

@@ -38,9 +38,9 @@ function fieldList(fields) {
   return el("dl", {}, ...fields.filter(([, value]) => value).flatMap(([name, value, how]) => [el("dt", {}, name), el("dd", { class: how || "" }, value)]));
 }
 
-/** The command that prints this, to copy. @param {string[]} words */
-function commandElement(words) {
-  const text = words.map(shellQuote).join(" ");
+/** The command that prints this, to copy. @param {string} session @param {string} [lease] */
+function commandElement(session, lease) {
+  const text = `sidekey audit trace --session ${shellQuote(session)}${lease ? ` --lease ${shellQuote(lease)}` : ""}`;
   const button = el("button", { class: "small", type: "button", onclick: async () => {
     const done = await copyText(text);
     button.textContent = done ? "Copied" : "Not copied";
@@ -66,7 +66,6 @@ function findingNotes(findings) {
 function showRecord(row) {
   const r = report.rows, s = report.sessions[r.session[row]], i = report.issuances[r.issuance[row] - 1];
   const lease = i ? i.lease : r.lease(row);
-  const command = ["sidekey", "audit", "trace", "--session", s.id, ...(lease ? ["--lease", lease] : [])];
   const mine = report.findings.filter((f) => f.row === row || (i && f.issuance === i.id && r.kind[row] === ISSUANCE));
   openPanel(rowTitle(row), r.class[row],
     el("p", { class: "panel-sub" }, `${rowKind(row)} · record ${count(r.seq[row])} · ${fullTime(r.time[row], 3)}`),
@@ -76,7 +75,7 @@ function showRecord(row) {
       i && filterButton(r.kind[row] === ISSUANCE ? "Show its uses" : "All uses of this issuance", term("issuance", i.id)),
       i && r.kind[row] !== ISSUANCE && i.row >= 0 && el("button", { class: "small", type: "button", onclick: () => jumpTo(i.row) }, "Go to its issuance"),
       filterButton("This session only", term("session", s.id))),
-    commandElement(command));
+    commandElement(s.id, lease));
 }
 
 /** @param {number} row */
@@ -98,7 +97,7 @@ function showSession(s) {
       el("button", { class: "row-button", type: "button", onclick: () => setFilter(`${term("session", s.id)} is:${word}`) }, markElement(c), label, el("b", {}, count(by[c])))))),
     el("div", { class: "buttons" }, filterButton("This session only", term("session", s.id)),
       el("button", { class: "small", type: "button", onclick: () => glideTo(s.began - (s.last - s.began) * 0.03 - 1e4, Math.max(s.ended, s.last) + (s.last - s.began) * 0.03 + 1e4) }, "Fit to its time")),
-    commandElement(["sidekey", "audit", "trace", "--session", s.id]));
+    commandElement(s.id));
 }
 
 /** Shows a finding, and the place that it is about if the page has it. @param {any} f */
@@ -124,6 +123,6 @@ function showFinding(f) {
     findingNotes([f]),
     fieldList([["session", f.session, "mono"], ["role", lane ? lane.role : ""], ["issuance", f.issuance, "mono"], ["record", f.seq ? count(f.seq) : ""], ["in the log", f.where, "mono"]]),
     el("p", { class: "panel-sub" }, "No record of the trail is about this."),
-    f.session ? commandElement(["sidekey", "audit", "trace", "--session", f.session]) : false);
+    f.session ? commandElement(f.session) : false);
   redraw();
 }

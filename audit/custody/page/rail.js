@@ -5,11 +5,13 @@ const AT_FIRST = 5, AT_ONCE = 100;
 
 function fillRail() {
   const n = report.findings.length;
-  document.body.classList.toggle("intact", n === 0);
-  byId("verdict-word").textContent = n === 0 ? "Intact" : plural(n, "finding");
+  const none = n === 0 && report.rows.n === 0;
+  document.body.classList.toggle("intact", n === 0 && !none);
+  document.body.classList.toggle("none", none);
+  byId("verdict-word").textContent = none ? "No records" : n === 0 ? "Intact" : plural(n, "finding");
   byId("verdict-more").textContent = n === 0
-    ? report.rows.n === 0 ? "The logs hold no records." : "Every record fits, in both directions."
-    : `of ${plural(new Set(report.findings.map((f) => f.code)).size, "kind")}: the chain of custody has gaps.`;
+    ? none ? "There is nothing to check." : hasVaultLog() ? "Every record fits, in both directions." : "The trail fits itself. No Vault log was read."
+    : `of ${plural(new Set(report.findings.map((f) => f.code)).size, "kind")}, the gravest first.`;
   fillTotals();
   fillFindings();
   fillNotes();
@@ -21,10 +23,10 @@ function fillTotals() {
   const joined = t.joined_by_request_id + t.joined_by_correlation_id + t.joined_by_path_and_time;
   const cells = [
     ["Sessions", t.sessions, ""], ["Issuances", t.issuances, ""], ["Uses", t.uses, "is:use"], ["Indeterminate", t.indeterminate, "is:indeterminate"],
-    ["Bare requests", t.bare, "is:bare"], ["Denials", t.denials, "is:denied"], ["Reflections", t.reflections, "is:reflected"], ["Vault calls", t.vault_calls, "is:call"],
+    ["Bare", t.bare, "is:bare"], ["Denials", t.denials, "is:denied"], ["Reflections", t.reflections, "is:reflected"], ["Vault calls", t.vault_calls, "is:call"],
   ];
   byId("totals").replaceChildren(...cells.map(([label, n, filter]) => el("div", { class: "total" },
-    el("dt", {}, label), el("dd", {}, filter && n ? el("button", { type: "button", class: "link", title: `filter: ${filter}`, onclick: () => setFilter(String(filter)) }, count(Number(n))) : count(Number(n))))));
+    el("dt", label === "Bare" ? { title: "requests that carried no credential" } : {}, String(label)), el("dd", {}, filter && n ? el("button", { type: "button", class: "link", title: `filter: ${filter}`, onclick: () => setFilter(String(filter)) }, count(Number(n))) : count(Number(n))))));
   byId("joins").replaceChildren(...(hasVaultLog() ? [
     el("div", {}, el("b", {}, count(joined)), " joined to Vault’s log: ", joinedText(t)),
   ] : [el("div", {}, "No Vault log was read: nothing is joined.")]),

@@ -2,8 +2,8 @@
 
 const ROW = 27;
 
-/** @type {any} order is "time", rows are the part in view; by is 1 or -1 */
-const table = { from: 0, to: 0, rows: null, by: 1, cursor: 0, built: "" };
+/** @type {any} from and to are the part of rows in view, by is 1 or -1, follows says to show what was selected */
+const table = { from: 0, to: 0, rows: null, by: 1, cursor: 0, built: "", follows: false };
 
 /** Brings the table to what the timeline shows. */
 function updateTable() {
@@ -18,7 +18,19 @@ function updateTable() {
     byId("table-tall").style.height = `${(to - from) * ROW}px`;
     if (body.scrollTop > (to - from) * ROW) body.scrollTop = 0;
   }
+  if (table.follows && view.selected >= 0) showInTable(view.selected);
   buildRows(body.scrollTop, body.clientHeight);
+}
+
+/** Scrolls to a row, if it is in view. @param {number} row */
+function showInTable(row) {
+  const time = report.rows.time, body = byId("table-body");
+  let i = firstNotBefore((k) => time[view.rows[k]], table.from, table.to, time[row]);
+  while (i < table.to && view.rows[i] !== row) i++;
+  if (i >= table.to) return;
+  table.cursor = table.by > 0 ? i - table.from : table.to - 1 - i;
+  const top = table.cursor * ROW;
+  if (top < body.scrollTop || top + ROW > body.scrollTop + body.clientHeight) body.scrollTop = Math.max(0, top - body.clientHeight / 2);
 }
 
 /** The row at a place of the table. @param {number} k */
@@ -98,6 +110,7 @@ function tableKey(e) {
 function listenToTable() {
   const body = byId("table-body");
   body.addEventListener("scroll", () => buildRows(body.scrollTop, body.clientHeight));
+  for (const moves of ["wheel", "pointerdown", "keydown"]) body.addEventListener(moves, () => { table.follows = false; }, { passive: true });
   body.addEventListener("keydown", tableKey);
   body.addEventListener("focus", () => { if (table.to > table.from) moveCursor(table.cursor); });
   body.addEventListener("click", (e) => {

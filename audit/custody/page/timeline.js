@@ -87,6 +87,12 @@ function scrollLanes() {
   view.scroll = byId("lanes").scrollTop;
 }
 
+/** Leaves the table the room that all lanes do not need. */
+function shareRoom() {
+  const tall = view.lanes.reduce((sum, lane) => sum + (lane.open ? openHeight(lane) : COMPACT), 0);
+  byId("timeline").style.height = `${Math.max(260, tall + AXIS + 67 + 14)}px`;
+}
+
 /** Applies the filter's rows. @param {Uint32Array} rows */
 function showRows(rows) {
   view.rows = rows;
@@ -105,6 +111,8 @@ function placeAll() {
   view.tall = height;
   if (!shown.includes(view.lane)) view.lane = null;
   byId("nothing").hidden = shown.length > 0;
+  byId("nothing").textContent = report.sessions.length ? "No session has a record that matches." : "There are no sessions.";
+  shareRoom();
   scrollLanes();
   redraw();
 }
@@ -127,19 +135,21 @@ function placeOf(row) {
     const find = (/** @type {(t: Track) => boolean} */ is) => lane.tracks.find(is) || lane.whole;
     track = i ? find((t) => t.issuances.includes(i)) : r.kind[row] === CALL ? find((t) => t.kind === "calls") : find((t) => t.kind === "events");
   }
-  const middle = top + track.y + (track.kind === "bars" ? 13 + (BARS - 15) / 2 : track.h / 2);
-  const y = r.kind[row] === ISSUANCE ? middle : top + track.y + track.h - 3 - MARK;
+  const [from, h] = marksIn(track, top + track.y);
+  const y = r.kind[row] === ISSUANCE ? lane.open ? from + h / 2 : from + h - 6 : from + h - MARK - 1;
   return { x: xOf(r.time[row]), y, lane };
 }
 
 /** What is at a place of the canvas. @param {number} x @param {number} y
- * @returns {{kind: string, lane?: any, row?: number, track?: any, bin?: number, total?: number}} */
+ * @returns {{kind: string, lane?: any, finding?: any, row?: number, track?: any, bin?: number, total?: number}} */
 function thingAt(x, y) {
   if (y < AXIS) return { kind: "axis" };
   const at = y - AXIS + view.scroll;
   const lane = view.shown.find((l) => at >= l.y && at < l.y + l.h);
   if (!lane) return { kind: "none" };
   if (x < LABEL) return { kind: "label", lane };
+  const loose = lane.loose.find((f) => Math.abs(xOf(f.time) - x) < 6);
+  if (loose && at - lane.y < 14) return { kind: "finding", finding: loose, lane };
   const track = tracksOf(lane).find((t) => at >= lane.y + t.y && at < lane.y + t.y + t.h);
   if (!track) return { kind: "lane", lane };
   const near = nearest(track, x);
@@ -171,6 +181,7 @@ function select(row, { move = false } = {}) {
   view.selected = row;
   view.time = 0;
   view.lane = view.lanes[report.rows.session[row]];
+  table.follows = true;
   if (move) bringIntoView(row);
   showRecord(row);
   redraw();
@@ -187,10 +198,11 @@ function bringIntoView(row) {
 /** Goes to a row wherever it is, near enough that it stands alone, and selects it. @param {number} row */
 function jumpTo(row) {
   if (view.match && !view.match[row]) setFilter("");
-  const r = report.rows, rows = view.rows, at = rows.indexOf(row);
+  const r = report.rows, rows = view.rows, at = rows.indexOf(row), i = r.kind[row] === ISSUANCE && report.issuances[r.issuance[row] - 1];
   const gap = Math.min(...[at - 1, at + 1].filter((k) => k >= 0 && k < rows.length).map((k) => Math.abs(r.time[rows[k]] - r.time[row])), Infinity);
   const span = Math.min(view.to - view.from, clamp(gap * 60, (report.to - report.from) / 400, report.to - report.from));
-  glideTo(r.time[row] - span / 2, r.time[row] + span / 2);
+  if (i) glideTo(i.issued - (i.until - i.issued) * 0.25, i.until + (i.until - i.issued) * 0.25);
+  else glideTo(r.time[row] - span / 2, r.time[row] + span / 2);
   const place = placeOf(row);
   if (place) byId("lanes").scrollTop += place.y - view.height / 2;
   select(row);

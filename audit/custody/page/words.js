@@ -16,10 +16,16 @@ const CLASSES = [
   ["kill", "Kill switch", "the kill switch was engaged or released"],
   ["policy", "Policy", "a policy was loaded or refused"],
   ["session", "Session", "the session's beginning, verification and end"],
-  ["call", "Vault call", "a call to Vault that Vault's log has too"],
-  ["unseen", "Call not in Vault’s log", "a call to Vault that was not found in Vault's log"],
+  ["seen", "Vault call", "a call to Vault, which Vault's log has too if one was read"],
+  ["unseen", "Unseen call", "a call to Vault that was not found in Vault's log"],
   ["issuance", "Issuance", "a value of a credential was issued"],
 ];
+
+/** The classes that must be seen however rare they are. */
+const GRAVE = [CLASS.c5, CLASS.indeterminate, CLASS.error, CLASS.denied, CLASS.reflected, CLASS.kill, CLASS.lostCall];
+
+/** By class: 1 if it is grave. */
+const IS_GRAVE = CLASSES.map((_, c) => GRAVE.includes(c) ? 1 : 0);
 
 /** The headings of the findings' codes; a code without one is shown as it is. */
 const CODES = {
@@ -81,9 +87,10 @@ function rowOutcome(row) {
   }
   const parts = [];
   if (r.class[row] === CLASS.indeterminate) parts.push("indeterminate");
-  if (r.status[row]) parts.push(String(r.status[row]));
   if (r.class[row] === CLASS.denied) parts.push(r.reason(row) || "denied");
-  else if (r.reason(row)) parts.push(r.reason(row));
+  if (r.status[row]) parts.push(String(r.status[row]));
+  if (r.class[row] === CLASS.denied) return parts.join(" · ");
+  if (r.reason(row)) parts.push(r.reason(row));
   if (r.error(row)) parts.push(r.error(row));
   if (r.reflected[row]) parts.push("reflected");
   if (r.kind[row] === CALL && r.class[row] === CLASS.lostCall && hasVaultLog()) parts.push("not in Vault’s log");

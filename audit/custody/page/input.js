@@ -81,6 +81,7 @@ function pointerUp(e) {
 
 /** @param {number} x @param {number} y */
 function click(x, y) {
+  byId("tip").hidden = true;
   const thing = thingAt(x, y);
   switch (thing.kind) {
     case "label":

@@ -84,7 +84,7 @@ function listen() {
   window.addEventListener("afterprint", () => print(false));
 }
 
-const PRINTED = 400;
+const PRINTED = 200;
 
 /** Prints in light colours, with the beginning of the table. @param {boolean} on */
 function print(on) {
@@ -92,10 +92,13 @@ function print(on) {
   if (on) root.dataset.before = root.dataset.theme || "";
   root.dataset.theme = on ? "light" : root.dataset.before || "";
   readInk();
+  ink.hatched = "";
+  table.built = "";
+  if (!on) return resize();
+  byId("plot").height = Math.round((view.height = Math.min(view.tall + AXIS, view.width * 0.6)) * view.dpr);
   drawDensity();
   drawAll();
-  if (!on) { table.built = ""; redraw(); return; }
-  buildRows(0, PRINTED * ROW);
+  buildRows(0, PRINTED * ROW - 4 * ROW);
   byId("print-note").textContent = table.to - table.from > PRINTED ? `The first ${PRINTED} of ${plural(table.to - table.from, "record")} in view.` : "";
 }
 

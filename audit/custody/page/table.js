@@ -42,21 +42,20 @@ function buildRows(scroll, height) {
   const key = [first, last, view.selected, table.cursor, table.by, clock.local].join();
   if (key === table.built) return;
   table.built = key;
-  const held = byId("table-rows").contains(document.activeElement);
   const rows = [];
   for (let k = first; k < last; k++) rows.push(rowElement(k));
   const box = byId("table-rows");
   box.style.transform = `translateY(${first * ROW}px)`;
   box.replaceChildren(...rows);
   byId("table-empty").hidden = n > 0;
-  if (held) focusRow();
+  byId("table").setAttribute("aria-activedescendant", table.cursor >= first && table.cursor < last ? `row-${table.cursor}` : "");
 }
 
 /** @param {number} k */
 function rowElement(k) {
   const r = report.rows, row = tableRow(k), s = report.sessions[r.session[row]], i = report.issuances[r.issuance[row] - 1];
   const cell = (/** @type {string} */ name, /** @type {string} */ text, /** @type {Node|null} */ mark = null) => el("div", { role: "gridcell", class: name, title: text.length > 24 ? shorten(text, 300) : null }, mark, shorten(text, 160));
-  return el("div", { role: "row", class: `tr${row === view.selected ? " selected" : ""}${r.found[row] ? " found" : ""}`, "aria-rowindex": k + 2, "aria-selected": row === view.selected, tabindex: k === table.cursor ? 0 : -1, "data-row": row },
+  return el("div", { role: "row", id: `row-${k}`, class: `tr${k === table.cursor ? " cursor" : ""}${row === view.selected ? " selected" : ""}${r.found[row] ? " found" : ""}`, "aria-rowindex": k + 2, "aria-selected": row === view.selected ? "true" : "false", "data-row": row },
     cell("time", `${dateText(r.time[row]).slice(5)} ${timeText(r.time[row])}`),
     cell("who", s.role, null), cell("session", fitId(s.id)),
     cell("what", rowTitle(row), markElementOnce(r.class[row])),
@@ -77,11 +76,6 @@ function markElementOnce(cls) {
   return copy;
 }
 
-function focusRow() {
-  const now = /** @type {HTMLElement|null} */ (byId("table-rows").querySelector('[tabindex="0"]'));
-  if (now) now.focus({ preventScroll: true });
-}
-
 /** @param {number} to */
 function moveCursor(to) {
   const body = byId("table-body"), n = table.to - table.from;
@@ -90,11 +84,11 @@ function moveCursor(to) {
   if (top < body.scrollTop) body.scrollTop = top;
   else if (top + ROW > body.scrollTop + body.clientHeight) body.scrollTop = top + ROW - body.clientHeight;
   buildRows(body.scrollTop, body.clientHeight);
-  focusRow();
 }
 
 /** @param {KeyboardEvent} e */
 function tableKey(e) {
+  if (e.target instanceof HTMLButtonElement) return;
   const page = Math.max(1, Math.floor(byId("table-body").clientHeight / ROW) - 1);
   const to = { ArrowDown: table.cursor + 1, ArrowUp: table.cursor - 1, PageDown: table.cursor + page, PageUp: table.cursor - page, Home: 0, End: table.to - table.from - 1 }[e.key];
   if (to !== undefined) {
@@ -110,9 +104,8 @@ function tableKey(e) {
 function listenToTable() {
   const body = byId("table-body");
   body.addEventListener("scroll", () => buildRows(body.scrollTop, body.clientHeight));
-  for (const moves of ["wheel", "pointerdown", "keydown"]) body.addEventListener(moves, () => { table.follows = false; }, { passive: true });
-  body.addEventListener("keydown", tableKey);
-  body.addEventListener("focus", () => { if (table.to > table.from) moveCursor(table.cursor); });
+  for (const moves of ["wheel", "pointerdown", "keydown"]) byId("table").addEventListener(moves, () => { table.follows = false; }, { passive: true });
+  byId("table").addEventListener("keydown", tableKey);
   body.addEventListener("click", (e) => {
     const line = /** @type {HTMLElement} */ (e.target).closest("[data-row]");
     if (!line) return;

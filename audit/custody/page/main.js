@@ -98,7 +98,7 @@ function print(on) {
   byId("plot").height = Math.round((view.height = Math.min(view.tall + AXIS, view.width * 0.6)) * view.dpr);
   drawDensity();
   drawAll();
-  buildRows(0, PRINTED * ROW - 4 * ROW);
+  buildRows(0, (PRINTED - 4) * ROW);
   byId("print-note").textContent = table.to - table.from > PRINTED ? `The first ${PRINTED} of ${plural(table.to - table.from, "record")} in view.` : "";
 }
 

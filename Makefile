@@ -92,6 +92,10 @@ FLEET = RealVaultFleet|RealVaultThroughput|RealVaultPerSidecar
 test-fleet: ## 500 sidecars before one real Vault, through three kinds of restart (3 minutes); prints tables
 	bin=$$(bash tools/vaultd.sh) && SIDEKEY_VAULTD="$$bin" $(GO) test -v -count=1 -timeout 20m -run '$(FLEET)' ./vault
 
+.PHONY: test-browser
+test-browser: ## open the custody page in headless Chromium (installs it where apt-get can; needs npm; 2 minutes)
+	GO='$(GO)' bash tools/browser.sh
+
 .PHONY: manifests
 manifests: ## check examples/kubernetes, with kubectl too where it is installed
 	cd tools/manifests && $(GO) run . $(abspath $(wildcard examples/kubernetes/*.yaml))

@@ -136,7 +136,8 @@ func TestWriteHTMLPolicy(t *testing.T) {
 }
 
 func TestWriteHTMLTwice(t *testing.T) {
-	if write(t, makeReport(1, 100, 2)) != write(t, makeReport(1, 100, 2)) {
+	first, second := write(t, makeReport(1, 100, 2)), write(t, makeReport(1, 100, 2))
+	if first != second {
 		t.Error("two pages of one report differ")
 	}
 }

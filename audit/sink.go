@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 )
 
@@ -30,7 +31,8 @@ type rewinder interface {
 }
 
 // OpenSink opens the sink that a config names: "-" is standard output, which Close leaves open;
-// anything else is a path for [OpenFile]. Syncing a sink that has no stable storage (a pipe, a
+// "unix:PATH" is a Unix stream socket, to which it connects once: when that connection fails, all
+// that is appended fails from then on; anything else is a path for [OpenFile]. Syncing a sink that has no stable storage (a pipe, a
 // terminal) does nothing. When the reader of standard output is gone, SIGPIPE ends the process
 // unless the caller ignores that signal, and only then does Append fail.
 //
@@ -39,6 +41,9 @@ type rewinder interface {
 func OpenSink(path string, keep int) (Sink, error) {
 	if path == "-" {
 		return stream{os.Stdout, true}, nil
+	}
+	if socket, ok := strings.CutPrefix(path, "unix:"); ok {
+		return openSocket(socket)
 	}
 	f, err := OpenFile(path)
 	if err != nil {

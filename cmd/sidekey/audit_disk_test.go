@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -305,10 +306,14 @@ func (u untilWritten) Read(p []byte) (int, error) {
 	}
 }
 
-// A reader that goes away.
 func TestSinkClosed(t *testing.T) {
 	path, reader := newFIFO(t)
-	st := newSinkStage(t, realSidekey(t), path)
+	testClosed(t, newSinkStage(t, realSidekey(t), path), reader)
+}
+
+// testClosed has the sink's reader go away.
+func testClosed(t *testing.T, st *sinkStage, reader *slowReader) {
+	t.Helper()
 	served := 0
 	for range 5 {
 		if answer, err := st.ask(t.Context()); err != nil || answer != "200" {
@@ -381,7 +386,7 @@ func (st *sinkStage) untilRefused(t *testing.T) {
 	t.Helper()
 	var answer string
 	var err error
-	for range 100 {
+	for range 1000 { // a socket's buffer takes some records
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		answer, err = st.ask(ctx)
 		cancel()
@@ -403,4 +408,41 @@ func TestSinkStuck(t *testing.T) {
 	reader.in.Close()
 	reader.over.Wait()
 	st.wantTrail(t, reader.String())
+}
+
+// newSocket makes a Unix socket whose first connection is read, and returns what the config names.
+func newSocket(t *testing.T) (path string, accepted <-chan *slowReader) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "log.sock")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	readers := make(chan *slowReader, 1)
+	go func() {
+		defer close(readers)
+		if conn, err := ln.Accept(); err == nil {
+			readers <- readSlowly(conn)
+		}
+	}()
+	return "unix:" + path, readers
+}
+
+func TestSocketStuck(t *testing.T) {
+	t.Parallel()
+	path, readers := newSocket(t)
+	st := newSinkStage(t, realSidekey(t), path)
+	reader := <-readers
+	testStuck(t, st, reader)
+	reader.hold(false)
+	reader.over.Wait()
+	reader.in.Close()
+	st.wantTrail(t, reader.String())
+}
+
+func TestSocketClosed(t *testing.T) {
+	path, readers := newSocket(t)
+	st := newSinkStage(t, realSidekey(t), path)
+	testClosed(t, st, <-readers)
 }

@@ -84,7 +84,7 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	if len(ms.Mistakes) == 0 {
 		var err error
 		s.sink, err = audit.OpenSink(cfg.Audit.Path, cfg.Audit.Keep)
-		ms.add("audit.path", "name a file in a directory that exists, or - for standard output", err)
+		ms.add("audit.path", "name a file in a directory that exists, - for standard output, or unix:PATH of a socket that is read", err)
 	}
 	if len(ms.Mistakes) > 0 {
 		return nil, mistake(ms.Mistakes)

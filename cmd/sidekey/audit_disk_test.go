@@ -33,8 +33,9 @@ type sinkStage struct {
 	next  int // number of the next request
 }
 
-// newSinkStage starts the process with its trail at path. binary is sidekey, or what runs it.
-func newSinkStage(t *testing.T, binary, path string) *sinkStage {
+// newSinkStage starts the process with its trail at path; more are further keys of audit. binary is
+// sidekey, or what runs it.
+func newSinkStage(t *testing.T, binary, path string, more ...string) *sinkStage {
 	t.Helper()
 	st := &sinkStage{vault: vaulttest.Start(t), up: newNotingUpstream(t)}
 	st.vault.AddDynamic("github/token/tester", time.Hour, func(int) map[string]string { return map[string]string{"token": newCanary()} })
@@ -44,9 +45,9 @@ func newSinkStage(t *testing.T, binary, path string) *sinkStage {
 	}
 	config := fmt.Sprintf(`vault: {address: %q, auth: {method: token, token_file: %q}}
 upstream: {allow_cidrs: [127.0.0.1/32], resolve: {api.test: 127.0.0.1}, ca_file: %q}
-audit: {path: %q}
+audit: {%s}
 drain_grace: 1s
-`, st.vault.URL(), token, st.up.caFile, path)
+`, st.vault.URL(), token, st.up.caFile, strings.Join(append(more, fmt.Sprintf("path: %q", path)), ", "))
 	policy := fmt.Sprintf(`version: 1
 role: tester
 credentials:

@@ -107,7 +107,7 @@ var errOverdue = errors.New("not all that was under way had an end in time; the 
 // lastPatience is for how long the process waits for each of the last things that it has to do.
 const lastPatience = 2 * time.Second
 
-// allOver waits for what runs beside the proxy and closes the trail.
+// allOver waits for what runs beside the proxy, closes the trail, and sends what is left of its copies.
 func (sc *sidecar) allOver(aside *errgroup.Group) error {
 	var err error
 	done := make(chan struct{})
@@ -118,7 +118,10 @@ func (sc *sidecar) allOver(aside *errgroup.Group) error {
 			err = fmt.Errorf("close audit trail: %v", cerr)
 		}
 	}()
-	if !within(lastPatience, done) {
+	begin := time.Now()
+	over := within(lastPatience, done)
+	sc.exporter.finish(lastPatience - time.Since(begin))
+	if !over {
 		return errOverdue
 	}
 	return err

@@ -31,6 +31,7 @@ type metrics struct {
 	duration      *prometheus.HistogramVec
 	records       *prometheus.CounterVec
 	auditErrors   prometheus.Counter
+	otlpDropped   prometheus.Counter
 	policyRefused prometheus.Counter
 }
 
@@ -52,13 +53,14 @@ func newMetrics(role string) *metrics {
 		records:       counter("audit_records_total", "Records in the audit trail.", "event"),
 		policyRefused: prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_policy_refused_total", Help: "Times that a changed policy was not taken."}),
 		auditErrors:   prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_audit_write_errors_total", Help: "Records that could not be written."}),
+		otlpDropped:   prometheus.NewCounter(prometheus.CounterOpts{Name: "sidekey_audit_otlp_dropped_total", Help: "Records of which no copy reached the OTLP endpoint."}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sidekey_build_info", Help: "1; the labels tell the build.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version(), "role": role},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.requests, m.denied, m.refused, m.issued, m.duration, m.records, m.auditErrors, m.policyRefused, info,
+	m.registry.MustRegister(m.requests, m.denied, m.refused, m.issued, m.duration, m.records, m.auditErrors, m.otlpDropped, m.policyRefused, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -38,6 +38,7 @@ type setup struct {
 	binder      *binder
 	bound       *bound
 	sink        audit.Sink
+	otlpRoots   *x509.CertPool // verify the OTLP endpoint
 	session     audit.Session
 	pod         audit.Pod
 	claims      map[string]string // what the process knows of itself, by the name that Vault's metadata has for it
@@ -65,6 +66,7 @@ func prepare(cfg *config.Config, p process, log zerolog.Logger) (*setup, error) 
 	s.loadRoots(&ms, env)
 	s.identify(&ms, env)
 	s.newVault(&ms, log)
+	s.checkOTLP(&ms)
 	s.protected = newProtected(cfg, env)
 	if s.policy != nil {
 		ms.Mistakes = append(ms.Mistakes, s.protected.forbiddenRoutes(s.policy)...)
@@ -251,6 +253,23 @@ func certificateMistake(err error) string {
 func (s *setup) correlation(id string) string {
 	seq, head := s.anchor()
 	return fmt.Sprintf("sk1.%s.%d.%.16s", id, seq, head)
+}
+
+// checkOTLP looks at the files that sending copies of the trail takes.
+func (s *setup) checkOTLP(ms *mistakes) {
+	o := s.cfg.Audit.OTLP
+	if o.TokenFile != "" {
+		ms.add("audit.otlp.token_file", "name a file that holds nothing else", checkWord(o.TokenFile))
+	}
+	pem, err := s.systemRoots, error(nil)
+	if o.CAFile != "" {
+		pem, err = os.ReadFile(o.CAFile)
+	}
+	s.otlpRoots = x509.NewCertPool()
+	if err == nil && !s.otlpRoots.AppendCertsFromPEM(pem) && o.CAFile != "" {
+		err = fmt.Errorf("%s holds no PEM certificate", o.CAFile)
+	}
+	ms.add("audit.otlp.ca_file", "", err)
 }
 
 // checkWord checks a file that holds one word: a token, an id. What is in it stays there.

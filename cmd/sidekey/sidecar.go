@@ -43,6 +43,7 @@ type sidecar struct {
 	reloader   *reloader
 	metrics    *metrics
 	trail      *trail
+	exporter   *exporter // nil: no copies of the trail are sent
 	proxy      *proxy.Server
 	kill       *killSwitch
 	listener   net.Listener
@@ -79,14 +80,10 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 	sc.inForce.Store(s.bound)
 	sc.reloader = newReloader(sc, s)
 	sc.metrics = newMetrics(s.cfg.Role)
-	auditLog, err := audit.New(audit.Config{
-		Sink: s.sink, Sync: s.cfg.Audit.Sync, SegmentBytes: s.cfg.Audit.Segment, Session: s.session, Pod: s.pod,
-		Problem: func(err error) { log.Error().Err(err).Msg("audit trail") },
-	})
+	auditLog, err := sc.openTrail(s, log)
 	if err != nil {
 		return nil, failed(fmt.Errorf("start audit trail: %v", err))
 	}
-	sc.trail = newTrail(auditLog, s.session.Attribution, sc.metrics, log)
 	s.anchor, s.onLogin, s.onCall = auditLog.Anchor, sc.loggedIn, sc.trail.called
 	s.recorder.set(sc.trail)
 	if err := sc.listen(); err != nil {
@@ -115,6 +112,24 @@ func newSidecar(s *setup, log zerolog.Logger) (*sidecar, error) {
 		return nil, failed(err)
 	}
 	return sc, nil
+}
+
+// openTrail starts the trail, and what copies of it are sent by.
+func (sc *sidecar) openTrail(s *setup, log zerolog.Logger) (*audit.Log, error) {
+	sink := s.sink
+	queue := newCopyQueue(sc.metrics.otlpDropped)
+	sc.exporter = newExporter(s.cfg.Audit.OTLP, s.otlpRoots, s.session, s.pod, queue, log.With().Str("part", "otlp").Logger())
+	if sc.exporter != nil {
+		sink = &copyingSink{Sink: sink, queue: queue, synced: s.cfg.Audit.Sync}
+	}
+	auditLog, err := audit.New(audit.Config{
+		Sink: sink, Sync: s.cfg.Audit.Sync, SegmentBytes: s.cfg.Audit.Segment, Session: s.session, Pod: s.pod,
+		Problem: func(err error) { log.Error().Err(err).Msg("audit trail") },
+	})
+	if err == nil {
+		sc.trail = newTrail(auditLog, s.session.Attribution, sc.metrics, log)
+	}
+	return auditLog, err
 }
 
 // listen opens the listeners that the config names.
@@ -173,6 +188,9 @@ func (sc *sidecar) run(ctx context.Context) error {
 	asideCtx, stopAside := context.WithCancel(context.WithoutCancel(ctx)) // probes and administrators are answered through the drain
 	defer stopAside()
 	aside := sc.serveAside(asideCtx)
+	if sc.exporter != nil {
+		go sc.exporter.run()
+	}
 
 	g, gctx := errgroup.WithContext(ctx)
 	upkeep, stopUpkeep := context.WithCancel(context.WithoutCancel(ctx)) // credentials are kept valid through the drain

@@ -168,7 +168,8 @@ type Upstream struct {
 
 // Audit says where the audit records go.
 type Audit struct {
-	// Path is the file that records are appended to. "-", the default, is standard output.
+	// Path is the file that records are appended to, or "unix:" and the path of a stream socket that they
+	// are written to. "-", the default, is standard output.
 	Path string
 
 	// Sync waits until each record is on the disk, not only with the operating system. Default
@@ -181,4 +182,23 @@ type Audit struct {
 
 	// Keep is how many files that were set aside are kept; the oldest are deleted. Default 0: all.
 	Keep int
+
+	// OTLP is where copies of the records go.
+	OTLP OTLP
+}
+
+// OTLP says where copies of the audit records go as OpenTelemetry logs. They are not the trail: a copy is
+// sent after the record was written, may be lost, and holds up nothing.
+type OTLP struct {
+	// Endpoint is the https URL that they are posted to as OTLP/JSON, or http on loopback. Without a path
+	// it gets /v1/logs. Empty, the default, means that no copies are sent.
+	Endpoint string
+
+	// CAFile is a PEM file of certificates to verify the endpoint with. Empty, the default, means the
+	// system's.
+	CAFile string
+
+	// TokenFile holds a bearer token for the endpoint; it is read again for each call. Empty, the
+	// default, means none.
+	TokenFile string
 }

@@ -138,7 +138,9 @@ func TestGoodFiles(t *testing.T) {
 				},
 				CAFile: "/etc/sidekey/upstream.crt",
 			},
-			Audit:       config.Audit{Path: "/var/log/audit.jsonl", Sync: true, Segment: 64 << 20},
+			Audit: config.Audit{Path: "/var/log/audit.jsonl", Sync: true, Segment: 64 << 20, OTLP: config.OTLP{
+				Endpoint: "https://otel.example.com:4318/logs", CAFile: "/etc/sidekey/otel.crt", TokenFile: "/run/otel-token",
+			}},
 			RefuseEarly: true,
 			DrainGrace:  500 * time.Millisecond,
 			LogLevel:    "debug",

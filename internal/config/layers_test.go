@@ -242,6 +242,11 @@ func TestWrongLayer(t *testing.T) {
 		{"", "SIDEKEY_AUDIT_SEGMENT=1KiB", "", []string{`env SIDEKEY_AUDIT_SEGMENT: audit.segment: "1KiB" is not a size that is possible here`}},
 		{"", "SIDEKEY_AUDIT_KEEP=-1", "", []string{`env SIDEKEY_AUDIT_KEEP: audit.keep: -1 is less than zero`}},
 		{"", "SIDEKEY_AUDIT_KEEP=all", "", []string{`env SIDEKEY_AUDIT_KEEP: audit.keep: "all" is not a number`}},
+		{"", "SIDEKEY_AUDIT_OTLP_ENDPOINT=http://otel.example.com:4318", "", []string{"env SIDEKEY_AUDIT_OTLP_ENDPOINT: audit.otlp.endpoint: http would send the records in clear ... write https://otel.example.com:4318"}},
+		{"", "SIDEKEY_AUDIT_OTLP_ENDPOINT=grpc://otel:4317", "", []string{`env SIDEKEY_AUDIT_OTLP_ENDPOINT: audit.otlp.endpoint: "grpc" is neither https nor http`}},
+		{"", "SIDEKEY_AUDIT_OTLP_ENDPOINT=otel:4317", "", []string{"env SIDEKEY_AUDIT_OTLP_ENDPOINT: audit.otlp.endpoint: the endpoint is not an absolute URL"}},
+		{"", "SIDEKEY_AUDIT_OTLP_ENDPOINT=https://user:pass@otel", "", []string{"env SIDEKEY_AUDIT_OTLP_ENDPOINT: audit.otlp.endpoint: a user, a query or a fragment"}},
+		{"", "SIDEKEY_AUDIT_OTLP_CA_FILE=/c", "", []string{"env SIDEKEY_AUDIT_OTLP_CA_FILE: audit.otlp.ca_file: there is no audit.otlp.endpoint"}},
 		{"", "SIDEKEY_AUDIT_SYNC=1", "", []string{`env SIDEKEY_AUDIT_SYNC: audit.sync: "1" is neither true nor false`}},
 		{"", "SIDEKEY_UPSTREAM_ALLOW_CIDRS=10.0.0.1/8,x", "", []string{
 			"env SIDEKEY_UPSTREAM_ALLOW_CIDRS: upstream.allow_cidrs: ... write 10.0.0.0/8",

@@ -152,6 +152,11 @@ func (l *loader) config() *Config {
 		Audit: Audit{
 			Path: v.GetString("audit.path"),
 			Sync: v.GetBool("audit.sync"), Segment: v.GetInt64("audit.segment"), Keep: v.GetInt("audit.keep"),
+			OTLP: OTLP{
+				Endpoint:  v.GetString("audit.otlp.endpoint"),
+				CAFile:    v.GetString("audit.otlp.ca_file"),
+				TokenFile: v.GetString("audit.otlp.token_file"),
+			},
 		},
 		RefuseEarly: v.GetString("connect_refusal") == refuseEarly,
 		DrainGrace:  v.GetDuration("drain_grace"),

@@ -11,6 +11,11 @@ func (l *loader) checkTogether() {
 	l.need("role", "pr-reviewer")
 	l.need("policy", "/etc/sidekey/policy")
 	l.need("ca.dir", "/run/sidekey-ca")
+	for _, key := range []string{"audit.otlp.ca_file", "audit.otlp.token_file"} {
+		if o, ok := l.origins[key]; ok && l.says(key) && l.lacks("audit.otlp.endpoint") {
+			o.wrong("there is no audit.otlp.endpoint that it could be for", howTo("audit.otlp.endpoint", "write it beside"))
+		}
+	}
 	if !l.hasVault() {
 		return
 	}

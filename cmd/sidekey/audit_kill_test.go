@@ -28,7 +28,7 @@ const (
 	killLanes  = 2 // processes at a time
 	killAgents = 8 // of each process
 	killRoutes = 8 // of each agent
-	killWindow = 100 * time.Millisecond
+	killWindow = 100 * time.Millisecond // more where the first answer takes longer, as under the race detector
 	killsAFile = 50 // processes that write to one trail, one after another
 )
 
@@ -122,6 +122,7 @@ type killLane struct {
 	vault   *vaulttest.Server
 	up      *notingUpstream
 	begins  time.Duration // how long the last process took to begin
+	window  time.Duration // after that, within which one is killed; 0 is not known yet
 
 	mu       sync.Mutex
 	answered map[string]int // by "ROUND METHOD ROUTE"
@@ -177,13 +178,16 @@ func (l *killLane) round(t *testing.T, n int) {
 	ready, load := make(chan struct{}), sync.WaitGroup{}
 	load.Go(func() { l.load(ctx, id, ready) })
 	life := rand.N(l.begins)
-	if n%5 != 0 {
+	if n%5 != 0 || l.window == 0 {
 		select {
 		case <-ready:
 		case <-ctx.Done():
 		}
 		l.begins = time.Since(begin)
-		life = rand.N(killWindow)
+		if l.window == 0 {
+			l.window = max(killWindow, 3*l.firstAnswer(ctx))
+		}
+		life = rand.N(l.window)
 	}
 	waitFor(ctx, life)
 	cmd.Process.Kill()
@@ -196,6 +200,20 @@ func (l *killLane) round(t *testing.T, n int) {
 	}
 	l.figures.kills++
 	l.lookForTear(t)
+}
+
+// firstAnswer waits until an agent has been answered, and returns how long that took.
+func (l *killLane) firstAnswer(ctx context.Context) time.Duration {
+	begin := time.Now()
+	for faultWait(ctx, time.Millisecond) {
+		l.mu.Lock()
+		n := len(l.answered)
+		l.mu.Unlock()
+		if n > 0 {
+			break
+		}
+	}
+	return time.Since(begin)
 }
 
 // lookForTear counts the part of a record in which the process that was killed may have left the file.

@@ -25,11 +25,11 @@ import (
 )
 
 const (
-	killLanes  = 2 // processes at a time
-	killAgents = 8 // of each process
-	killRoutes = 8 // of each agent
+	killLanes  = 2                      // processes at a time
+	killAgents = 8                      // of each process
+	killRoutes = 8                      // of each agent
 	killWindow = 100 * time.Millisecond // more where the first answer takes longer, as under the race detector
-	killsAFile = 50 // processes that write to one trail, one after another
+	killsAFile = 50                     // processes that write to one trail, one after another
 )
 
 // By method and route a request can be told in the trail; an agent uses each pair once before it

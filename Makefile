@@ -54,6 +54,10 @@ test-clients: ## run curl and git through Sidekey (installs them where apt-get c
 	bash tools/install-clients.sh
 	SIDEKEY_CLIENTS=1 $(GO) test -count=1 -run TestClients ./cmd/sidekey/...
 
+.PHONY: test-access
+test-access: ## trace what a real nginx has in its access log (installs it where apt-get can)
+	nginx=$$(bash tools/install-nginx.sh) && SIDEKEY_NGINX="$$nginx" $(GO) test -count=1 -run '^TestAccess' ./cmd/sidekey
+
 .PHONY: test-reload
 test-reload: ## reload a policy 1000 times under 500 requests/s (1 minute); prints how it went
 	SIDEKEY_RELOADS=1000 $(GO) test -count=1 -timeout=10m -v -run '^TestReloads$$' ./cmd/sidekey

@@ -27,7 +27,8 @@ func (t *tracer) joinAccess(a *accessLog) {
 		return
 	}
 	t.note(a.bad, fmt.Sprintf("%d lines of the access logs cannot be read, the first at %s", a.bad, a.badAt), "say how the lines read with --access-format")
-	byID, bare := t.usesByID()
+	byID, bare, unnamed := t.usesByID()
+	t.note(unnamed, fmt.Sprintf("%d uses have no request id, and cannot be found in access logs", unnamed), "correlate: true on their routes")
 	slices.SortStableFunc(a.lines, func(x, y *access) int { return x.Time.Compare(y.Time) })
 	hosts := map[string]map[int]bool{} // the files that have lines of a host
 	var extra []*access
@@ -67,15 +68,18 @@ func (t *tracer) joinAccess(a *accessLog) {
 	}
 }
 
-// usesByID returns the uses that have a request id, and the ids of requests without a credential.
-func (t *tracer) usesByID() (byID map[string][]*used, bare map[string]bool) {
+// usesByID returns the uses that have a request id, the ids of requests without a credential, and how many
+// uses have no id.
+func (t *tracer) usesByID() (byID map[string][]*used, bare map[string]bool, unnamed int) {
 	byID, bare = map[string][]*used{}, map[string]bool{}
 	for _, s := range t.trails.sessions {
 		for _, iss := range s.Issuances {
 			for _, u := range iss.Uses {
-				if u.RequestID != "" {
-					byID[u.RequestID] = append(byID[u.RequestID], &used{Use: u, s: s, iss: iss})
+				if u.RequestID == "" {
+					unnamed++
+					continue
 				}
+				byID[u.RequestID] = append(byID[u.RequestID], &used{Use: u, s: s, iss: iss})
 			}
 		}
 		for _, ev := range s.Events {
@@ -84,23 +88,41 @@ func (t *tracer) usesByID() (byID map[string][]*used, bare map[string]bool) {
 			}
 		}
 	}
-	return byID, bare
+	return byID, bare, unnamed
 }
 
-// nearest returns the use that began last before l, of those that have fewer lines than attempts; an
-// agent may give several requests one id.
+// nearest returns the use that fits l best, of those that have fewer lines than attempts, and of several
+// the one that ended nearest to it; an agent may give several requests one id.
 func nearest(list []*used, l *access) *used {
 	var best *used
 	for _, u := range list {
 		if len(u.lines) >= max(u.Attempts, 1) {
 			continue
 		}
-		if best == nil || u.Time.Sub(l.Time).Abs() < best.Time.Sub(l.Time).Abs() {
+		if best == nil || u.fits(l) > best.fits(l) || u.fits(l) == best.fits(l) && u.away(l) < best.away(l) {
 			best = u
 		}
 	}
 	return best
 }
+
+// fits counts what u and l agree on.
+func (u *used) fits(l *access) (n int) {
+	for _, same := range []bool{u.Method == l.Method, u.PathSent == "" || u.PathSent == l.Path, !u.answered() || u.Status == l.Status} {
+		if same {
+			n++
+		}
+	}
+	return n
+}
+
+// end is when the answer of u had ended.
+func (u *used) end() time.Time {
+	return u.Time.Add(time.Duration(u.DurationMS * float64(time.Millisecond)))
+}
+
+// away is how far l is from the end of u, which is when most servers write a line.
+func (u *used) away(l *access) time.Duration { return u.end().Sub(l.Time).Abs() }
 
 // answered reports whether the status of u is the one that its upstream gave.
 func (u *used) answered() bool {
@@ -121,7 +143,7 @@ func (t *tracer) checkAccess(u *used) {
 	if u.answered() && !slices.ContainsFunc(u.lines, same) {
 		diff = append(diff, fmt.Sprintf("the access log says status %d, the trail %d", l.Status, u.Status))
 	}
-	end := u.Time.Add(time.Duration(u.DurationMS * float64(time.Millisecond)))
+	end := u.end()
 	const second = time.Second // what access logs often round to
 	if l.Time.Before(u.Time.Add(-t.skew-second)) || u.Outcome != 0 && l.Time.After(end.Add(t.skew+second)) {
 		diff = append(diff, fmt.Sprintf("the access log has it at %s, the trail at %s", l.Time.Format(time.RFC3339), u.Time.Format(time.RFC3339)))
@@ -150,7 +172,7 @@ func (t *tracer) checkMissing(a *accessLog, byID map[string][]*used, hosts map[s
 				unknown++
 				continue
 			}
-			end := u.Time.Add(time.Duration(u.DurationMS * float64(time.Millisecond)))
+			end := u.end()
 			for i := range files {
 				if in := a.inputs[i]; !end.Before(in.First) && u.Time.Before(in.Last.Add(time.Second)) {
 					t.find(Finding{

@@ -17,10 +17,10 @@ type jsonKeys map[string][]string
 var defaultKeys = jsonKeys{
 	"time":       {"time", "timestamp", "@timestamp", "ts", "time_iso8601", "time_local", "start_time", "StartUTC", "msec"},
 	"method":     {"method", "request_method", "request.method", "http.request.method", "RequestMethod"},
-	"path":       {"path", "uri", "request_uri", "url", "request.uri", "url.path", "http.target", "RequestPath"},
+	"path":       {"path", "request_uri", "uri", "url", "request.uri", "url.path", "http.target", "RequestPath"},
 	"request":    {"request"},
 	"status":     {"status", "status_code", "response_code", "response.status", "http.response.status_code", "DownstreamStatus"},
-	"request_id": {"request_id", "x_request_id", "http_x_request_id", "x-request-id", "request.headers.x-request-id", "headers.x-request-id", "http.request.id", "request_X-Request-Id"},
+	"request_id": {"http_x_request_id", "x_request_id", "x-request-id", "request.headers.x-request-id", "headers.x-request-id", "http.request.id", "request_X-Request-Id", "request_id"},
 	"user_agent": {"user_agent", "http_user_agent", "user-agent", "request.headers.user-agent", "headers.user-agent", "user_agent.original", "request_User-Agent"},
 	"remote":     {"remote_addr", "remote_ip", "request.remote_ip", "client_ip", "client.address", "source.ip", "downstream_remote_address", "ClientHost"},
 }

@@ -89,11 +89,7 @@ type accessStage struct {
 // program that a machine may not have, so it runs only where SIDEKEY_NGINX is its path, as `make
 // test-access` does.
 func TestAccessLog(t *testing.T) {
-	binary := os.Getenv("SIDEKEY_NGINX")
-	if binary == "" {
-		t.Skip("SIDEKEY_NGINX is not set: run make test-access")
-	}
-	st := runAccess(t, binary)
+	st := runAccess(t, needNginx(t), nil)
 	t.Run("ids", st.ids)
 	t.Run("secrets", st.secrets)
 	for _, format := range []string{custody.AccessNginx, custody.AccessJSON} {
@@ -111,8 +107,8 @@ func (st *accessStage) accessLog(format string) string {
 	return filepath.Join(st.web.dir, map[string]string{custody.AccessNginx: "access.log", custody.AccessJSON: "access.json"}[format])
 }
 
-// runAccess runs the session to its end.
-func runAccess(t *testing.T, binary string) *accessStage {
+// runAccess runs the session to its end. also is what an agent does last; nil for nothing.
+func runAccess(t *testing.T, binary string, also func(*accessStage, *http.Client)) *accessStage {
 	t.Helper()
 	st := &accessStage{credential: newCanary(), query: "query-" + rand.Text()}
 	st.web = startNginx(t, binary, st.credential)
@@ -127,6 +123,9 @@ func runAccess(t *testing.T, binary string) *accessStage {
 		}
 	}
 	all.Wait()
+	if also != nil {
+		also(st, agentOf(t, sv, true))
+	}
 	st.trail = wantEnded(t, sv)
 	st.log = filepath.Join(sv.dir, "audit.jsonl")
 	st.web.stop(t)

@@ -29,6 +29,10 @@ http {
 	log_format sidekey_json escape=json '{"time":"$time_iso8601","remote_addr":"$remote_addr","request_method":"$request_method",'
 	                   '"request_uri":"$request_uri","status":"$status","http_user_agent":"$http_user_agent",'
 	                   '"http_x_request_id":"$http_x_request_id"}';
+	log_format both escape=json '{"msec":$msec,"request_method":"$request_method","uri":"$uri","request_uri":"$request_uri",'
+	                   '"status":$status,"http_user_agent":"$http_user_agent"}';
+	log_format own_id escape=json '{"msec":$msec,"request_id":"$request_id","http_x_request_id":"$http_x_request_id",'
+	                   '"request":"$request","status":$status}';
 	client_body_temp_path DIR/tmp-body;
 	proxy_temp_path DIR/tmp-proxy;
 	fastcgi_temp_path DIR/tmp-fastcgi;
@@ -41,6 +45,8 @@ http {
 		ssl_certificate_key DIR/api.test.key;
 		access_log DIR/access.log sidekey;
 		access_log DIR/access.json sidekey_json;
+		access_log DIR/both.json both;
+		access_log DIR/own_id.json own_id;
 		location / { return 200 "open\n"; }
 		location /items/ {
 			if ($http_authorization != "Bearer CREDENTIAL") { return 401; }
@@ -52,6 +58,7 @@ http {
 		location = /items/broken { return 503; }
 		location = /items/private { return 401; }
 		location /files/ { root DIR; }
+		location = /files/slow { root DIR; limit_rate 200; }
 	}
 	server {
 		listen 127.0.0.1:PORT ssl http2;
@@ -95,6 +102,7 @@ func startNginx(t *testing.T, binary, credential string) *webServer {
 		t.Fatal(err)
 	}
 	w.write(t, filepath.Join("files", accessFile), []byte("a file\n"))
+	w.write(t, filepath.Join("files", "slow"), bytes.Repeat([]byte("slow\n"), 60))
 	if w.port, err = freePort(); err != nil {
 		t.Fatal(err)
 	}

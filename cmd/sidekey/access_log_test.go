@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -227,23 +224,8 @@ func (st *accessStage) secrets(t *testing.T) {
 // trace runs `sidekey audit trace` on the trail and an access log.
 func (st *accessStage) trace(t *testing.T, format, accessLog string, flags ...string) *custody.Report {
 	t.Helper()
-	args := append([]string{"audit", "trace", "--json", "--access-log", accessLog, "--access-format", format}, flags...)
-	cmd := exec.Command(realSidekey(t), append(args, st.log)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != exitFound) {
-		t.Fatalf("trace: %v\n%s", err, stderr.String())
-	}
-	r := new(custody.Report)
-	if err := json.Unmarshal(out, r); err != nil {
-		t.Fatal(err)
-	}
-	if found := len(r.Findings) > 0; found != (err != nil) {
-		t.Errorf("%d findings and exit status %v", len(r.Findings), err)
-	}
-	return r
+	args := append([]string{"--access-log", accessLog, "--access-format", format}, flags...)
+	return traceReport(t, append(args, st.log)...)
 }
 
 // whole checks the report on logs that are as they were written.

@@ -179,6 +179,23 @@ func TestRecordUse(t *testing.T) {
 	})
 }
 
+// A use that takes longer to record than its issuance lives must not be.
+func TestRecordUseTakesTooLong(t *testing.T) {
+	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
+		iss, release := acquired(t, c, "v1")
+		defer release()
+		left := time.Until(iss.ExpiresAt)
+		for _, tt := range []struct {
+			took time.Duration
+			want error
+		}{{left / 2, nil}, {left / 2, credential.ErrExpired}} {
+			if err := iss.RecordUse(func() error { time.Sleep(tt.took); return nil }); !errors.Is(err, tt.want) {
+				t.Errorf("RecordUse = %v, want %v", err, tt.want)
+			}
+		}
+	})
+}
+
 func TestRecordUseOfAnExpiredOne(t *testing.T) {
 	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
 		iss, release := acquired(t, c, "v1")

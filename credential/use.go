@@ -22,6 +22,9 @@ type useGate struct {
 // between the acquiring and the use: then record is not called and the error wraps [ErrClosed] or
 // [ErrExpired]. What record writes comes before what the [Recorder] writes of the end of iss.
 //
+// record may take long, as a sink may stand still. If iss has expired when it returns, the error wraps
+// ErrExpired as well, and what was recorded must not be done.
+//
 // record must not call a [Cache]. An issuance that comes from no cache has no end to come before.
 func (iss *Issuance) RecordUse(record func() error) error {
 	if iss.uses == nil {
@@ -31,7 +34,13 @@ func (iss *Issuance) RecordUse(record func() error) error {
 		return fmt.Errorf("credential %q: %w", iss.Credential, err)
 	}
 	defer iss.uses.recording.Done()
-	return record()
+	if err := record(); err != nil {
+		return err
+	}
+	if !before(iss.uses.now(), iss.uses.until) {
+		return fmt.Errorf("credential %q: %w", iss.Credential, ErrExpired)
+	}
+	return nil
 }
 
 func (g *useGate) enter() error {

@@ -54,8 +54,13 @@ func folded(name string) string {
 	if !strings.ContainsAny(name, "_.") && strings.Trim(name, "-") == name { // as most are
 		return textproto.CanonicalMIMEHeaderKey(name)
 	}
-	return textproto.CanonicalMIMEHeaderKey(strings.Trim(strings.NewReplacer("_", "-", ".", "-").Replace(name), "-"))
+	return textproto.CanonicalMIMEHeaderKey(strings.Trim(headerFolds.Replace(name), "-"))
 }
+
+var (
+	headerFolds = strings.NewReplacer("_", "-", ".", "-")
+	queryFolds  = strings.NewReplacer(".", "_", " ", "_", "[", "_", "-", "_")
+)
 
 // hasQueryKey reports whether query has a parameter that some server would take for key: after
 // decoding, whatever its case, with "_" for what PHP cannot have in a name, up to a NUL. A query
@@ -63,13 +68,17 @@ func folded(name string) string {
 func hasQueryKey(query, key string) bool {
 	fold := func(k string) string {
 		k, _, _ = strings.Cut(k, "\x00")
-		return strings.ToLower(strings.NewReplacer(".", "_", " ", "_", "[", "_", "-", "_").Replace(strings.Trim(k, " ")))
+		return strings.ToLower(queryFolds.Replace(strings.Trim(k, " ")))
 	}
+	if query == "" { // as most are
+		return false
+	}
+	key = fold(key)
 	for pair := range strings.SplitSeq(query, "&") {
 		k, _, _ := strings.Cut(pair, "=")
 		k, err := url.QueryUnescape(k)
 		name, _, _ := strings.Cut(k, "[") // name[] and name[0] are name to PHP, Rails and qs
-		if err != nil || fold(k) == fold(key) || fold(name) == fold(key) {
+		if err != nil || fold(k) == key || fold(name) == key {
 			return true
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"strconv"
 	"time"
 )
 
 // maxKeep bounds the buffer that is kept from one batch to the next, in bytes.
 const maxKeep = 1 << 20
+
+// postDelay is for how long a posted record may wait for another whose write it shares.
+const postDelay = 5 * time.Millisecond
 
 // An entry is a record on its way to the sink.
 type entry struct {
@@ -20,16 +22,19 @@ type entry struct {
 	at     time.Time
 	policy []byte
 	raises []byte // the session and pod that this record and all after it carry; nil leaves them
+	posted bool   // nobody waits for it
 	seq    uint64 // set by the leader
 }
 
 func newEntry() *entry { return &entry{enc: newEncoder()} }
 
-// A batch is what one Write takes to the sink. The Append that began it is its leader; the others
-// wait on done, after which err and the entries' seq are set.
+// A batch is what one Write takes to the sink. The first Append that joins it is its leader; the others
+// wait on done, after which err and the entries' seq are set. A batch of posted records has the timer
+// for its leader if no Append comes before.
 type batch struct {
 	entries []*entry
-	done    chan struct{}
+	led     bool
+	done    chan struct{} // nil while nobody but the leader waits
 	err     error
 }
 
@@ -76,37 +81,71 @@ func (l *Log) SetAttribution(attribution string, r Record) (Ref, error) {
 	return ref, err
 }
 
+// Post adds r to the trail as Append does, but does not wait for it: r is written with the next record
+// that is appended, or else within a few milliseconds. So when an Append returns without an error, what
+// was posted before it is in the trail as well, or was reported to [Config.Posted]. The error of Post is that of a
+// record that cannot be recorded, or [ErrClosed]. Close waits for r.
+//
+// It is for records that nothing depends on: a process that is killed loses the last of them.
+func (l *Log) Post(r Record) error {
+	e, err := l.encode(&r, nil)
+	if err == nil {
+		e.posted = true
+		if _, _, err = l.join(e, &r); err == nil {
+			return nil // who commits it releases it
+		}
+	}
+	l.release(e)
+	return err
+}
+
 func (l *Log) append(r Record, raises []byte) (Ref, error) {
+	e, err := l.encode(&r, raises)
+	defer l.release(e)
+	if err != nil {
+		return Ref{}, err
+	}
+	b, leads, err := l.join(e, &r)
+	switch {
+	case err != nil:
+		return Ref{}, err
+	case leads:
+		l.commit(b)
+	default:
+		<-b.done
+	}
+	if b.err != nil {
+		return Ref{}, b.err
+	}
+	return Ref{Seq: e.seq, urn: l.urn}, nil
+}
+
+// encode returns r as an entry, which the caller must release even if there is an error.
+func (l *Log) encode(r *Record, raises []byte) (*entry, error) {
+	e := l.entries.Get().(*entry)
 	if err := r.check(); err != nil {
-		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
+		return e, fmt.Errorf("append to the audit trail: %v", err)
 	}
 	r.SigningKey, r.Signature = "", ""
 	if r.Event == SessionStarted {
 		r.SigningKey = l.segment.public
 	}
-	e := l.entries.Get().(*entry)
-	defer l.entries.Put(e)
 	e.event, e.raises = r.Event, raises
 	var err error
-	e.enc.fields, err = e.enc.appendFields(e.enc.fields[:0], &r)
+	e.enc.fields, err = e.enc.appendFields(e.enc.fields[:0], r)
 	if e.fields = e.enc.fields; err != nil {
-		return Ref{}, fmt.Errorf("append to the audit trail: %v", err)
+		return e, fmt.Errorf("append to the audit trail: %v", err)
 	}
-	b, leads, err := l.join(e, &r)
-	if err != nil {
-		return Ref{}, err
-	}
-	if leads {
-		l.commit(b)
-	}
-	<-b.done
-	if b.err != nil {
-		return Ref{}, b.err
-	}
-	return Ref{Seq: e.seq, ID: l.urn + strconv.FormatUint(e.seq, 10)}, nil
+	return e, nil
 }
 
-// join adds e to the next batch and reports whether the caller must commit it.
+func (l *Log) release(e *entry) {
+	e.posted = false
+	l.entries.Put(e)
+}
+
+// join adds e to the next batch and reports whether the caller must commit it. Nobody waits for an
+// entry that is posted.
 func (l *Log) join(e *entry, r *Record) (b *batch, leads bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,18 +160,44 @@ func (l *Log) join(e *entry, r *Record) (b *batch, leads bool, err error) {
 	if !r.NotAfter.IsZero() && !e.at.Before(r.NotAfter.Round(0)) { // by the wall clock, as who verifies it
 		return nil, false, ErrLate
 	}
-	if leads = l.next == nil; leads {
-		l.next = &batch{done: make(chan struct{})}
-		l.leaders.Add(1)
+	if l.next == nil {
+		l.next = &batch{entries: l.spare}
+		l.spare = nil
+		l.batches.Add(1)
 	}
-	l.next.entries = append(l.next.entries, e)
-	return l.next, leads, nil
+	b = l.next
+	b.entries = append(b.entries, e)
+	switch {
+	case !e.posted && !b.led:
+		b.led, leads = true, true
+	case !e.posted && b.done == nil:
+		b.done = make(chan struct{})
+	case e.posted && !b.led && !l.armed:
+		l.armed = true
+		time.AfterFunc(postDelay, l.flush)
+	}
+	return b, leads, nil
+}
+
+// flush commits the next batch if it has no leader.
+func (l *Log) flush() {
+	l.mu.Lock()
+	l.armed = false
+	b := l.next
+	leads := b != nil && !b.led
+	if leads {
+		b.led = true
+	}
+	l.mu.Unlock()
+	if leads {
+		l.commit(b)
+	}
 }
 
 // commit waits for the batch before b, closes b to newcomers, and writes it. The chain moves on
 // only after the sink took everything, so that a failed batch leaves no gap.
 func (l *Log) commit(b *batch) {
-	defer l.leaders.Done()
+	defer l.batches.Done()
 	l.writing <- struct{}{}
 	defer func() { <-l.writing }()
 	runtime.Gosched() // whoever is about to append as well shares the write
@@ -141,7 +206,7 @@ func (l *Log) commit(b *batch) {
 	head := l.head
 	l.mu.Unlock()
 
-	defer close(b.done)
+	defer l.settle(b)
 	b.err = ErrSink // what the others see if the sink panics
 	buf, context, ends := l.buf[:0], l.context, false
 	for _, e := range b.entries {
@@ -168,6 +233,23 @@ func (l *Log) commit(b *batch) {
 	l.context = context
 	l.advance(head, len(buf), ends)
 	b.err = nil
+}
+
+// settle tells everybody what became of b, which nobody can join any more.
+func (l *Log) settle(b *batch) {
+	for _, e := range b.entries {
+		if e.posted {
+			l.posted(e.event, b.err)
+			l.release(e)
+		}
+	}
+	if b.done != nil {
+		close(b.done)
+	}
+	clear(b.entries)
+	l.mu.Lock()
+	l.spare, b.entries = b.entries[:0], nil
+	l.mu.Unlock()
 }
 
 // advance moves the chain on to head, after size bytes were written, which end a segment if signed is

@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -118,6 +119,11 @@ type Config struct {
 	// no one is told.
 	Problem func(error)
 
+	// Posted is told what became of each record that was given to [Log.Post]: it was written, or was
+	// not, with an error as Append has it. It is called by one goroutine at a time, must return soon and
+	// not use the log. Nil means that no one is told.
+	Posted func(Event, error)
+
 	// Session is required; see its ID.
 	Session Session
 
@@ -128,10 +134,19 @@ type Config struct {
 	Now func() time.Time
 }
 
-// A Ref points to a record that was appended. Its ID may be shown to the agent.
+// A Ref points to a record that was appended.
 type Ref struct {
 	Seq uint64
-	ID  string // "urn:sidekey:<session id>:<seq>"
+	urn string // of the session
+}
+
+// ID returns "urn:sidekey:<session id>:<seq>", which may be shown to the agent, or "" if nothing was
+// appended.
+func (r Ref) ID() string {
+	if r.Seq == 0 {
+		return ""
+	}
+	return r.urn + strconv.FormatUint(r.Seq, 10)
 }
 
 // A Log appends to a trail. It is safe for concurrent use.
@@ -139,6 +154,7 @@ type Log struct {
 	sink    Sink
 	rotate  rotator // nil if the sink does not
 	problem func(error)
+	posted  func(Event, error)
 	id      string   // the session's
 	rewind  rewinder // nil if what reached the sink cannot be taken back
 	sync    bool
@@ -154,10 +170,12 @@ type Log struct {
 	policy   []byte            // replaced, never changed
 	policies map[uint64][]byte // by generation
 	head     position
-	next     *batch // the one that Append may join; nil if there is none
+	next     *batch   // the one that Append may join; nil if there is none
+	spare    []*entry // for the entries of a batch to come
+	armed    bool     // flush will be called
 	closed   bool
 
-	leaders sync.WaitGroup
+	batches sync.WaitGroup // begun and not settled
 	closing sync.Once
 	failure error // what closing said
 
@@ -193,6 +211,7 @@ func New(cfg Config) (*Log, error) {
 	l := &Log{
 		sink:     cfg.Sink,
 		problem:  cfg.Problem,
+		posted:   cfg.Posted,
 		id:       cfg.Session.ID,
 		segment:  seg,
 		sync:     cfg.Sync,
@@ -211,6 +230,9 @@ func New(cfg Config) (*Log, error) {
 	}
 	if l.problem == nil {
 		l.problem = func(error) {}
+	}
+	if l.posted == nil {
+		l.posted = func(Event, error) {}
 	}
 	l.rotate, _ = cfg.Sink.(rotator)
 	if f, ok := cfg.Sink.(rewinder); ok {
@@ -266,7 +288,8 @@ func (l *Log) Close() error {
 		l.mu.Lock()
 		l.closed = true
 		l.mu.Unlock()
-		l.leaders.Wait()
+		l.flush()
+		l.batches.Wait()
 		l.writing <- struct{}{}
 		unsigned := l.signRest()
 		<-l.writing

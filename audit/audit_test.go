@@ -103,8 +103,8 @@ func TestForm(t *testing.T) {
 	ref := mustAppend(t, l, audit.Record{
 		Event: audit.CredentialIssued, Issuance: "i", ExpiresAt: noon.Add(time.Hour), Source: &audit.Source{Kind: "vault", Version: 2},
 	})
-	if want := (audit.Ref{Seq: 2, ID: "urn:sidekey:s-1:2"}); ref != want {
-		t.Errorf("Append = %+v, want %+v", ref, want)
+	if ref.Seq != 2 || ref.ID() != "urn:sidekey:s-1:2" {
+		t.Errorf("Append = %d %s, want 2 urn:sidekey:s-1:2", ref.Seq, ref.ID())
 	}
 	zeros := strings.Repeat("0", 64)
 	started := mustVerify(t, strings.SplitAfter(sink.String(), "\n")[0]).Sessions[0]

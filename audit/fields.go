@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"math"
 	"strconv"
 	"time"
@@ -93,12 +94,19 @@ func (e *encoder) text(dst []byte, name, s string) []byte {
 // plain reports whether s stands in JSON as it is.
 func plain(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+		if !plainByte[s[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+var plainByte = func() (table [256]bool) {
+	for c := ' '; c <= '~'; c++ {
+		table[c] = c != '"' && c != '\\'
+	}
+	return table
+}()
 
 func number(dst []byte, name string, n int64) []byte {
 	if n == 0 {
@@ -107,16 +115,30 @@ func number(dst []byte, name string, n int64) []byte {
 	return strconv.AppendInt(append(dst, name...), n, 10)
 }
 
-// decimal leaves to encoding/json what has an exponent or no form.
+// decimal leaves to encoding/json what has an exponent or no form. What has at most three decimals, as
+// a time in ms mostly has, is written as the integer that it is a thousandth of.
 func (e *encoder) decimal(dst []byte, name string, f float64) []byte {
 	if f == 0 {
 		return dst
 	}
 	dst = append(dst, name...)
+	if n := int64(f*1000 + 0.5); f > 0 && f < 1e9 && float64(n)/1000 == f {
+		return thousandths(dst, n)
+	}
 	if abs := math.Abs(f); !(abs >= 1e-6 && abs < 1e21) {
 		return e.value(dst, f)
 	}
 	return strconv.AppendFloat(dst, f, 'f', -1, 64)
+}
+
+// thousandths appends n/1000 without zeros at its end.
+func thousandths(dst []byte, n int64) []byte {
+	dst = strconv.AppendInt(dst, n/1000, 10)
+	if n %= 1000; n == 0 {
+		return dst
+	}
+	dst = append(dst, '.', byte('0'+n/100), byte('0'+n/10%10), byte('0'+n%10))
+	return bytes.TrimRight(dst, "0")
 }
 
 func (e *encoder) time(dst []byte, name string, t time.Time) []byte {

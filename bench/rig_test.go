@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -102,29 +103,32 @@ type agentConn struct {
 	request []byte
 }
 
-// A side is a proxy with a trail of its own, and the agents' connections through it.
-type side struct {
-	name  string
+// A stage is a proxy with the agents' connections through it.
+type stage struct {
 	addr  string
 	roots *x509.CertPool
 	conns []*agentConn
-
-	used
 }
 
-// used is what the slices came to in which a side was used.
-type used struct {
-	cpu      time.Duration
-	requests int
-	took     time.Duration
-}
+// A switchedTrail hands records to one of several trails.
+type switchedTrail struct{ now atomic.Pointer[proxy.Trail] }
 
-// discarding is a trail that keeps nothing.
-type discarding struct{ seq atomic.Uint64 }
+func (s *switchedTrail) use(t proxy.Trail)                        { s.now.Store(&t) }
+func (s *switchedTrail) Append(r audit.Record) (audit.Ref, error) { return (*s.now.Load()).Append(r) }
+func (s *switchedTrail) Post(r audit.Record) error                { return (*s.now.Load()).Post(r) }
 
-func (d *discarding) Append(audit.Record) (audit.Ref, error) {
-	return audit.Ref{Seq: d.seq.Add(1), ID: "urn:sidekey:s:1"}, nil
-}
+// noTrail keeps nothing.
+type noTrail struct{ seq atomic.Uint64 }
+
+func (n *noTrail) Append(audit.Record) (audit.Ref, error) { return audit.Ref{Seq: n.seq.Add(1)}, nil }
+func (n *noTrail) Post(audit.Record) error                { return nil }
+
+// A discardingSink takes what is written for nothing.
+type discardingSink struct{}
+
+func (discardingSink) Write(p []byte) (int, error) { return len(p), nil }
+func (discardingSink) Sync() error                 { return nil }
+func (discardingSink) Close() error                { return nil }
 
 // unrecorded records no issuance: the trail that is measured is that of requests.
 type unrecorded struct{}
@@ -136,13 +140,51 @@ func (unrecorded) Issue(context.Context, string) (*credential.Issuance, error) {
 	return &credential.Issuance{Value: credential.NewSecret([]byte("a-value-of-some-length-0123456789")), IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, nil
 }
 
-// fileTrail is a trail to a file, as serve has it.
-func fileTrail(t *testing.T) *audit.Log {
+// fileSink is a sink as serve has it.
+func fileSink(t *testing.T) audit.Sink {
 	t.Helper()
 	sink, err := audit.OpenSink(filepath.Join(t.TempDir(), "audit.jsonl"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sink
+}
+
+// A ring is a file that is written again from its start when it is full, so that all its pages are in
+// memory from the beginning.
+type ring struct {
+	file *os.File
+	at   int64
+}
+
+const ringSize = 64 << 20
+
+func newRing(t *testing.T) *ring {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "ring"))
+	if err == nil {
+		_, err = f.Write(make([]byte, ringSize))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ring{file: f}
+}
+
+func (r *ring) Write(p []byte) (int, error) {
+	if r.at+int64(len(p)) > ringSize {
+		r.at = 0
+	}
+	n, err := r.file.WriteAt(p, r.at)
+	r.at += int64(n)
+	return n, err
+}
+func (r *ring) Sync() error  { return r.file.Sync() }
+func (r *ring) Close() error { return r.file.Close() }
+
+// newTrail is a trail as a pod has it.
+func newTrail(t *testing.T, sink audit.Sink) *audit.Log {
+	t.Helper()
 	log, err := audit.New(audit.Config{
 		Sink: sink, Session: audit.Session{ID: "019ab2c3-7d1e-7f6a-9c1b-2f6a1c0b7d1e.1a2b3c4d", Role: "tester", RequestedBy: "alice@example.com", Attribution: audit.VaultVerified},
 		Pod: audit.Pod{Namespace: "agents", Name: "tester-7d9c6b5f4-x2x7q", UID: "0b7d1e19-ab2c-4f6a-9c1b-2f6a1c0b7d1e", Node: "node-7", ServiceAccount: "tester"},
@@ -155,8 +197,8 @@ func fileTrail(t *testing.T) *audit.Log {
 	return log
 }
 
-// newSide starts a proxy before up and opens n tunnels through it.
-func newSide(t *testing.T, name string, trail proxy.Trail, up *upstream, n int) *side {
+// newStage starts a proxy before up and opens n tunnels through it.
+func newStage(t *testing.T, trail proxy.Trail, up *upstream, n int) *stage {
 	t.Helper()
 	pol, err := policy.Parse("policy.yaml", []byte(strings.ReplaceAll(benchPolicy, "PORT", up.port)))
 	ca, caErr := mitmca.New(mitmca.Config{})
@@ -180,7 +222,7 @@ func newSide(t *testing.T, name string, trail proxy.Trail, up *upstream, n int) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &side{name: name, addr: ln.Addr().String(), roots: x509.NewCertPool()}
+	s := &stage{addr: ln.Addr().String(), roots: x509.NewCertPool()}
 	s.roots.AppendCertsFromPEM(ca.CertificatePEM())
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
@@ -209,7 +251,7 @@ func newSide(t *testing.T, name string, trail proxy.Trail, up *upstream, n int) 
 }
 
 // tunnel opens a tunnel to authority and speaks TLS in it.
-func (s *side) tunnel(authority string) (*tls.Conn, error) {
+func (s *stage) tunnel(authority string) (*tls.Conn, error) {
 	raw, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		return nil, err

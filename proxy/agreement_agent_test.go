@@ -97,7 +97,7 @@ func newPairWorker(t *testing.T) *pairWorker {
 	w.open = must(policy.Parse("open", []byte("version: 1\nrole: random\nroutes:\n- {name: open, host: open.test, access: read-only, paths: [/]}\n")))(t)
 	trail := must(audit.New(audit.Config{Sink: &w.last, Session: audit.Session{ID: "s-1", Role: "random"}}))(t)
 	w.p = newPiped(t, roundTrip(w.upstream), func(cfg *proxy.Config) {
-		cfg.Trail = trail
+		cfg.Trail = promptTrail{trail}
 	})
 	t.Cleanup(w.close)
 	return w

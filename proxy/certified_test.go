@@ -223,7 +223,7 @@ func TestClientCertificateNeedsTransport(t *testing.T) {
 	p := newPiped(t, roundTrip(endless))
 	g := p.generation(pipedPolicy, canary)
 	g.Bindings["api"].Injector = inject.ClientCertificate()
-	_, err := proxy.New(proxy.Config{Listener: newPipeListener(), CA: must(mitmca.New(mitmca.Config{}))(t), Trail: p.trail.log, Generation: g})
+	_, err := proxy.New(proxy.Config{Listener: newPipeListener(), CA: must(mitmca.New(mitmca.Config{}))(t), Trail: promptTrail{p.trail.log}, Generation: g})
 	if err == nil || !strings.Contains(err.Error(), "client certificate") {
 		t.Errorf("New: %v", err)
 	}

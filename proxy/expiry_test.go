@@ -127,6 +127,46 @@ func TestStreamOutlivesCredential(t *testing.T) {
 	})
 }
 
+// A lateTrail takes an intent, and says so only when it is told to: its sink stands still.
+type lateTrail struct {
+	proxy.Trail
+	says chan struct{}
+}
+
+func (l lateTrail) Append(rec audit.Record) (audit.Ref, error) {
+	ref, err := l.Trail.Append(rec)
+	if rec.Event == audit.RequestIntent {
+		<-l.says
+	}
+	return ref, err
+}
+
+// A use whose record gets through when the credential has expired is not sent, and the trail says so.
+func TestUseRecordedAndTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		says := make(chan struct{})
+		p := newPiped(t, roundTrip(func(*http.Request) (*http.Response, error) {
+			t.Error("the upstream was reached")
+			return nil, io.ErrUnexpectedEOF
+		}), func(c *proxy.Config) { c.Trail = lateTrail{c.Trail, says} })
+		got := make(chan string, 1)
+		go func() { got <- ask(t, clientOf(p), "https://api.test/v1/x") }()
+		synctest.Wait() // for the trail
+		time.Sleep(2 * time.Hour)
+		close(says)
+		if g := <-got; g != "503 credential_unavailable" {
+			t.Errorf("the agent gets %q", g)
+		}
+		intents, outcomes := p.trail.records(audit.RequestIntent), p.trail.records(audit.RequestOutcome)
+		if len(intents) != 1 || len(outcomes) != 1 {
+			t.Fatalf("%d intents, %d outcomes, want one each", len(intents), len(outcomes))
+		}
+		if o := outcomes[0]; o["error"] != "credential_unavailable" || o["attempts"] != nil {
+			t.Errorf("outcome %v", o)
+		}
+	})
+}
+
 // A use that stalls on its way into the trail until the credential has expired is neither recorded
 // nor sent.
 func TestUseRecordedTooLate(t *testing.T) {

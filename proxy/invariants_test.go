@@ -306,7 +306,7 @@ func TestListenerHasToBeOnLoopback(t *testing.T) {
 		{nil, false},
 	} {
 		_, err := proxy.New(proxy.Config{
-			Listener: addressed{p.ln, tt.addr}, CA: p.ca, Trail: p.trail.log, Generation: p.generation(pipedPolicy, canary),
+			Listener: addressed{p.ln, tt.addr}, CA: p.ca, Trail: promptTrail{p.trail.log}, Generation: p.generation(pipedPolicy, canary),
 		})
 		if (err == nil) != tt.ok {
 			t.Errorf("a listener on %v: %v", tt.addr, err)

@@ -49,7 +49,7 @@ func newPiped(t *testing.T, upstream http.RoundTripper, opts ...func(*proxy.Conf
 	p.trail.log = must(audit.New(audit.Config{Sink: p.trail, Session: audit.Session{ID: "s-1", Role: "tester"}}))(t)
 	p.ca = must(mitmca.New(mitmca.Config{}))(t)
 	p.roots.AppendCertsFromPEM(p.ca.CertificatePEM())
-	cfg := proxy.Config{Listener: p.ln, CA: p.ca, Trail: p.trail.log, DrainGrace: time.Second, Generation: p.generation(pipedPolicy, canary)}
+	cfg := proxy.Config{Listener: p.ln, CA: p.ca, Trail: promptTrail{p.trail.log}, DrainGrace: time.Second, Generation: p.generation(pipedPolicy, canary)}
 	for _, opt := range opts {
 		opt(&cfg)
 	}

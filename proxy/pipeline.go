@@ -321,7 +321,7 @@ func (ex *exchange) refuse(f *refusal) {
 		defer rc.SetWriteDeadline(time.Time{})
 		defer rc.Flush()
 	}
-	f.write(ex.w, ex.r, ex.gen.Policy.Role(), ref.ID)
+	f.write(ex.w, ex.r, ex.gen.Policy.Role(), ref.ID())
 }
 
 // recover turns a panic in the pipeline into a refusal, or an aborted response, of this one

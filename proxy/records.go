@@ -1,10 +1,11 @@
 package proxy
 
 import (
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"hash"
+	"io"
 	"net/http"
 	"time"
 
@@ -45,9 +46,10 @@ func (ex *exchange) recordIntent() *refusal {
 		err = ex.iss.RecordUse(record)
 	}
 	switch {
+	case err == nil:
 	case errors.Is(err, credential.ErrClosed), errors.Is(err, credential.ErrExpired), errors.Is(err, audit.ErrLate): // a moment ago
 		return ex.credentialRefusal(err)
-	case err != nil:
+	default:
 		ex.s.cfg.Log.Error().Err(err).Msg("audit trail cannot be written; requests are refused")
 		return auditUnavailable(ex.rec.Route)
 	}
@@ -65,9 +67,12 @@ func auditUnavailable(route string) *refusal {
 // pathHMAC stands for the request target in the trail: equal targets have equal ones, and what
 // the target was cannot be read from it.
 func (s *Server) pathHMAC(t policy.Target) string {
-	mac := hmac.New(sha256.New, s.pathKey[:])
-	mac.Write([]byte(t.RequestURI()))
-	return hex.EncodeToString(mac.Sum(nil)[:16])
+	mac := s.pathMACs.Get().(hash.Hash)
+	defer s.pathMACs.Put(mac)
+	mac.Reset()
+	io.WriteString(mac, t.RequestURI())
+	var sum [sha256.Size]byte
+	return hex.EncodeToString(mac.Sum(sum[:0])[:16])
 }
 
 // record is the part of refuse that the trail gets.
@@ -87,8 +92,8 @@ func (ex *exchange) record(f *refusal) audit.Ref {
 	return ref
 }
 
-// recordOutcome closes the intent. It comes after the bytes have gone, so its failure can only be
-// logged; the next request is refused if the trail is still broken.
+// recordOutcome closes the intent. It comes after the bytes have gone, so nothing is left to wait for:
+// it is written with the next intent at the latest, and that request is refused if the trail is broken.
 func (ex *exchange) recordOutcome(status int, errorCode string) {
 	rec := ex.draft(audit.RequestOutcome)
 	rec.Intent, rec.Status, rec.Error = ex.intent.Seq, status, errorCode
@@ -98,7 +103,7 @@ func (ex *exchange) recordOutcome(status int, errorCode string) {
 		rec.Attempts = max(rec.Attempts, 1)
 	}
 	ex.intent = audit.Ref{}
-	if _, err := ex.s.cfg.Trail.Append(rec); err != nil {
+	if err := ex.s.cfg.Trail.Post(rec); err != nil {
 		ex.s.cfg.Log.Error().Err(err).Msg("an outcome could not be recorded")
 	}
 }

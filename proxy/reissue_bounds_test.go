@@ -26,7 +26,7 @@ import (
 // issuing has the credential of a [piped] come from src.
 func issuing(t *testing.T, src credential.Source) func(*proxy.Config) {
 	return func(c *proxy.Config) {
-		cache := credential.NewCache(credential.CacheConfig{Name: "api", Source: src, Recorder: book{c.Trail.(*audit.Log)}})
+		cache := credential.NewCache(credential.CacheConfig{Name: "api", Source: src, Recorder: book{c.Trail.(promptTrail).Log}})
 		t.Cleanup(func() { cache.Close(context.Background()) })
 		c.Generation.Bindings["api"].Credential = cache
 	}

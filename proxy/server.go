@@ -3,7 +3,9 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -25,9 +27,12 @@ import (
 )
 
 // A Trail keeps audit records. Append returns after the record is durable enough to outlive the
-// process; its error stops the request. It is safe for concurrent use.
+// process; its error stops the request. Post is for what nothing depends on: it does not wait, the
+// record is in the trail before any that is appended later, and the error is that of a record that
+// cannot be recorded. Both are safe for concurrent use.
 type Trail interface {
 	Append(audit.Record) (audit.Ref, error)
+	Post(audit.Record) error
 }
 
 // An Authority mints the certificates that the agent sees. Leaf is safe for concurrent use; host
@@ -162,7 +167,7 @@ type Server struct {
 	known          knownSecrets
 	outerConns     sync.Map       // net.Conn -> *connection, of the listener
 	conns          sync.WaitGroup // connections whose end has not been looked at
-	pathKey        [32]byte       // of the HMAC that stands for paths in the trail
+	pathMACs       sync.Pool      // of hash.Hash: the HMAC that stands for paths in the trail, with a key of its own
 }
 
 // New checks cfg and returns a server that is ready to run.
@@ -178,7 +183,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg.Generation.serving.begin()
 	s := &Server{cfg: cfg, tunnels: newTunnelListener(), gate: newGate(cfg.maxRequests()), turnedAway: newGate(maxTurnedAway), valve: newValve(), checks: newCheckSlots()}
-	rand.Read(s.pathKey[:])
+	var pathKey [32]byte
+	rand.Read(pathKey[:])
+	s.pathMACs.New = func() any { return hmac.New(sha256.New, pathKey[:]) }
 	s.generation.Store(cfg.Generation)
 	s.front = newFront(s.startTunnel)
 	s.tls = s.tlsConfig()

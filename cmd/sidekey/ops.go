@@ -67,14 +67,25 @@ func newMetrics(role string) *metrics {
 
 // observe counts a record that was given to the trail; err says that it could not be written.
 func (m *metrics) observe(r audit.Record, err error) {
+	m.recorded(r.Event, err)
+	if err == nil {
+		m.happened(&r)
+	}
+}
+
+// recorded counts a record that is in the trail, or could not be written.
+func (m *metrics) recorded(event audit.Event, err error) {
 	switch {
 	case errors.Is(err, audit.ErrLate): // nothing is wrong with the trail
-		return
 	case err != nil:
 		m.auditErrors.Inc()
-		return
+	default:
+		m.records.WithLabelValues(string(event)).Inc()
 	}
-	m.records.WithLabelValues(string(r.Event)).Inc()
+}
+
+// happened counts what r is about.
+func (m *metrics) happened(r *audit.Record) {
 	switch r.Event {
 	case audit.RequestOutcome:
 		m.requests.WithLabelValues(r.Route, strconv.Itoa(r.Status/100)+"xx").Inc()

@@ -125,6 +125,7 @@ func (sc *sidecar) openTrail(s *setup, log zerolog.Logger) (*audit.Log, error) {
 	auditLog, err := audit.New(audit.Config{
 		Sink: sink, Sync: s.cfg.Audit.Sync, SegmentBytes: s.cfg.Audit.Segment, Session: s.session, Pod: s.pod,
 		Problem: func(err error) { log.Error().Err(err).Msg("audit trail") },
+		Posted:  posted(sc.metrics, log),
 	})
 	if err == nil {
 		sc.trail = newTrail(auditLog, s.session.Attribution, sc.metrics, log)

@@ -76,6 +76,25 @@ func (t *trail) Append(r audit.Record) (audit.Ref, error) {
 	return t.append(r)
 }
 
+// Post implements proxy.Trail. What became of the record is counted by posted.
+func (t *trail) Post(r audit.Record) error {
+	err := t.Log.Post(r)
+	if err == nil {
+		t.metrics.happened(&r)
+	}
+	return err
+}
+
+// posted is told what became of the records that were given to Post.
+func posted(m *metrics, log zerolog.Logger) func(audit.Event, error) {
+	return func(event audit.Event, err error) {
+		m.recorded(event, err)
+		if err != nil {
+			log.Error().Err(err).Str("event", string(event)).Msg("a record could not be written")
+		}
+	}
+}
+
 // append waits for the sink however long it takes.
 func (t *trail) append(r audit.Record) (audit.Ref, error) {
 	if t.waiting.Add(1) == 1 {

@@ -48,13 +48,21 @@ type batch struct {
 // a number or a time has no JSON form. After the sink failed, the next Append tries again, unless bytes reached
 // the sink that could not be taken back; then every later Append fails.
 func (l *Log) Append(r Record) (Ref, error) {
-	switch r.Event {
-	case SessionVerified:
-		return Ref{}, errors.New("append to the audit trail: only SetAttribution appends a " + string(r.Event))
-	case SegmentSigned:
-		return Ref{}, errors.New("append to the audit trail: only the log itself appends a " + string(r.Event))
+	if err := r.appendable(); err != nil {
+		return Ref{}, err
 	}
 	return l.append(r, nil)
+}
+
+// appendable is an error for a record that no caller may append.
+func (r *Record) appendable() error {
+	switch r.Event {
+	case SessionVerified:
+		return errors.New("append to the audit trail: only SetAttribution appends a " + string(r.Event))
+	case SegmentSigned:
+		return errors.New("append to the audit trail: only the log itself appends a " + string(r.Event))
+	}
+	return nil
 }
 
 // SetAttribution appends r as a [SessionVerified]; it and all records after it carry attribution,
@@ -88,6 +96,9 @@ func (l *Log) SetAttribution(attribution string, r Record) (Ref, error) {
 //
 // It is for records that nothing depends on: a process that is killed loses the last of them.
 func (l *Log) Post(r Record) error {
+	if err := r.appendable(); err != nil {
+		return err
+	}
 	e, err := l.encode(&r, nil)
 	if err == nil {
 		e.posted = true
@@ -181,6 +192,11 @@ func (l *Log) join(e *entry, r *Record) (b *batch, leads bool, err error) {
 
 // flush commits the next batch if it has no leader.
 func (l *Log) flush() {
+	defer func() {
+		if p := recover(); p != nil { // there is no caller to pass it on to; the log takes nothing any more
+			l.problem(fmt.Errorf("append to the audit trail: %w: panic: %v", ErrSink, p))
+		}
+	}()
 	l.mu.Lock()
 	l.armed = false
 	b := l.next
@@ -199,6 +215,8 @@ func (l *Log) flush() {
 func (l *Log) commit(b *batch) {
 	defer l.batches.Done()
 	l.writing <- struct{}{}
+	b.err = ErrSink // what the others see if the sink panics
+	defer l.settle(b)
 	defer func() { <-l.writing }()
 	runtime.Gosched() // whoever is about to append as well shares the write
 	l.mu.Lock()
@@ -206,8 +224,6 @@ func (l *Log) commit(b *batch) {
 	head := l.head
 	l.mu.Unlock()
 
-	defer l.settle(b)
-	b.err = ErrSink // what the others see if the sink panics
 	buf, context, ends := l.buf[:0], l.context, false
 	for _, e := range b.entries {
 		if e.raises != nil {
@@ -235,21 +251,24 @@ func (l *Log) commit(b *batch) {
 	b.err = nil
 }
 
-// settle tells everybody what became of b, which nobody can join any more.
+// settle tells everybody what became of b, which nobody can join any more. Who waited owns its entry
+// from then on.
 func (l *Log) settle(b *batch) {
+	defer func() {
+		clear(b.entries)
+		if b.done != nil {
+			close(b.done)
+		}
+		l.mu.Lock()
+		l.spare, b.entries = b.entries[:0], nil
+		l.mu.Unlock()
+	}()
 	for _, e := range b.entries {
 		if e.posted {
 			l.posted(e.event, b.err)
 			l.release(e)
 		}
 	}
-	if b.done != nil {
-		close(b.done)
-	}
-	clear(b.entries)
-	l.mu.Lock()
-	l.spare, b.entries = b.entries[:0], nil
-	l.mu.Unlock()
 }
 
 // advance moves the chain on to head, after size bytes were written, which end a segment if signed is

@@ -105,8 +105,8 @@ type Config struct {
 	// Sink is required. The [Log] owns it from then on and closes it.
 	Sink Sink
 
-	// Sync makes every Append wait until the sink's Sync returned. Without it a record outlives
-	// the process but not the machine.
+	// Sync makes every Append wait until the sink's Sync returned. Without it what was appended
+	// outlives the process but not the machine.
 	Sync bool
 
 	// SegmentBytes is after how many bytes a segment of the chain ends: it is signed with a
@@ -115,13 +115,12 @@ type Config struct {
 	SegmentBytes int64
 
 	// Problem is told what the operator should know and no caller of Append can be told: that a file
-	// could not be rotated, and the trail goes on in the old one. It must return soon. Nil means that
+	// could not be rotated, and the trail goes on in the old one, or that a sink panicked. It must return soon. Nil means that
 	// no one is told.
 	Problem func(error)
 
 	// Posted is told what became of each record that was given to [Log.Post]: it was written, or was
-	// not, with an error as Append has it. It is called by one goroutine at a time, must return soon and
-	// not use the log. Nil means that no one is told.
+	// not, with an error as Append has it. It may be called concurrently, and must return soon. Nil means that no one is told.
 	Posted func(Event, error)
 
 	// Session is required; see its ID.

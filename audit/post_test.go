@@ -145,8 +145,10 @@ func TestPostFails(t *testing.T) {
 		}
 		p.sink.write = nil
 		p.post(t, ref.Seq)
-		if err := p.Post(audit.Record{Event: audit.RequestOutcome}); err == nil {
-			t.Error("an outcome without an intent is taken")
+		for _, r := range []audit.Record{{Event: audit.RequestOutcome}, {Event: audit.SegmentSigned}, {Event: audit.SessionVerified}, {}} {
+			if err := p.Post(r); err == nil {
+				t.Errorf("a %q is taken", r.Event)
+			}
 		}
 		if err := p.Close(); err != nil {
 			t.Error(err)
@@ -160,5 +162,35 @@ func TestPostFails(t *testing.T) {
 		if s := mustVerify(t, p.sink.String()).Sessions[0]; s.Records != 2 {
 			t.Errorf("%d records, want 2", s.Records)
 		}
+	})
+}
+
+// A sink that panics for a posted record does not end the process: there is no caller that could
+// recover. Nothing is taken any more.
+func TestPostPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &posting{sink: &memory{write: func([]byte) (int, error) { panic("sink") }}}
+		var problems []string
+		l, err := audit.New(audit.Config{
+			Sink: p.sink, Session: audit.Session{ID: "s"}, Problem: func(err error) { problems = append(problems, err.Error()) },
+			Posted: func(ev audit.Event, err error) {
+				p.told = append(p.told, fmt.Sprint(ev, " ", errors.Is(err, audit.ErrSink)))
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Log = l
+		p.post(t, 1)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		p.sink.write = nil
+		if _, err := p.Append(audit.Record{Event: audit.RequestIntent}); !errors.Is(err, audit.ErrSink) {
+			t.Errorf("Append after that: %v, want ErrSink", err)
+		}
+		if got := strings.Join(append(problems, p.told...), ", "); got != "append to the audit trail: audit sink failed: panic: sink, request.outcome true" {
+			t.Errorf("told %q", got)
+		}
+		p.Close()
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,44 +129,52 @@ func TestStreamOutlivesCredential(t *testing.T) {
 	})
 }
 
-// A lateTrail takes an intent, and says so only when it is told to: its sink stands still.
+// A lateTrail takes intents, and of the last it says so only when it is told to: its sink stands still.
 type lateTrail struct {
 	proxy.Trail
-	says chan struct{}
+	prompt *atomic.Int64 // intents that it does not keep waiting
+	says   chan struct{}
 }
 
 func (l lateTrail) Append(rec audit.Record) (audit.Ref, error) {
 	ref, err := l.Trail.Append(rec)
-	if rec.Event == audit.RequestIntent {
+	if rec.Event == audit.RequestIntent && l.prompt.Add(-1) < 0 {
 		<-l.says
 	}
 	return ref, err
 }
 
-// A use whose record gets through when the credential has expired is not sent, and the trail says so.
+// A use whose record gets through when the credential has expired is not sent, and the trail says so,
+// also of the second use of a request.
 func TestUseRecordedAndTooLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		says := make(chan struct{})
-		p := newPiped(t, roundTrip(func(*http.Request) (*http.Response, error) {
-			t.Error("the upstream was reached")
-			return nil, io.ErrUnexpectedEOF
-		}), func(c *proxy.Config) { c.Trail = lateTrail{c.Trail, says} })
-		got := make(chan string, 1)
-		go func() { got <- ask(t, clientOf(p), "https://api.test/v1/x") }()
-		synctest.Wait() // for the trail
-		time.Sleep(2 * time.Hour)
-		close(says)
-		if g := <-got; g != "503 credential_unavailable" {
-			t.Errorf("the agent gets %q", g)
-		}
-		intents, outcomes := p.trail.records(audit.RequestIntent), p.trail.records(audit.RequestOutcome)
-		if len(intents) != 1 || len(outcomes) != 1 {
-			t.Fatalf("%d intents, %d outcomes, want one each", len(intents), len(outcomes))
-		}
-		if o := outcomes[0]; o["error"] != "credential_unavailable" || o["attempts"] != nil {
-			t.Errorf("outcome %v", o)
-		}
-	})
+	for _, sent := range []int64{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			var prompt, reached atomic.Int64
+			prompt.Store(sent)
+			says := make(chan struct{})
+			p := newPiped(t, roundTrip(func(req *http.Request) (*http.Response, error) {
+				reached.Add(1)
+				resp := answering(req, strings.NewReader("no"))
+				resp.StatusCode = http.StatusUnauthorized
+				return resp, nil
+			}), func(c *proxy.Config) { c.Trail = lateTrail{c.Trail, &prompt, says} })
+			got := make(chan string, 1)
+			go func() { got <- ask(t, clientOf(p), "https://api.test/v1/x") }()
+			synctest.Wait() // for the trail
+			time.Sleep(2 * time.Hour)
+			close(says)
+			if g := <-got; g != "503 credential_unavailable" || reached.Load() != sent {
+				t.Errorf("the agent gets %q, the upstream %d requests, want %d", g, reached.Load(), sent)
+			}
+			intents, outcomes := p.trail.records(audit.RequestIntent), p.trail.records(audit.RequestOutcome)
+			if n := int(sent) + 1; len(intents) != n || len(outcomes) != n {
+				t.Fatalf("%d intents, %d outcomes, want %d each", len(intents), len(outcomes), n)
+			}
+			if o := outcomes[sent]; o["error"] != "credential_unavailable" || o["attempts"] != nil || o["protocol"] != nil {
+				t.Errorf("outcome %v", o)
+			}
+		})
+	}
 }
 
 // A use that stalls on its way into the trail until the credential has expired is neither recorded

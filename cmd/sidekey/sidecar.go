@@ -122,14 +122,13 @@ func (sc *sidecar) openTrail(s *setup, log zerolog.Logger) (*audit.Log, error) {
 	if sc.exporter != nil {
 		sink = &copyingSink{Sink: sink, queue: queue, synced: s.cfg.Audit.Sync}
 	}
+	sc.trail = newTrail(s.session.Attribution, sc.metrics, log)
 	auditLog, err := audit.New(audit.Config{
 		Sink: sink, Sync: s.cfg.Audit.Sync, SegmentBytes: s.cfg.Audit.Segment, Session: s.session, Pod: s.pod,
 		Problem: func(err error) { log.Error().Err(err).Msg("audit trail") },
-		Posted:  posted(sc.metrics, log),
+		Posted:  sc.trail.posted,
 	})
-	if err == nil {
-		sc.trail = newTrail(auditLog, s.session.Attribution, sc.metrics, log)
-	}
+	sc.trail.Log = auditLog
 	return auditLog, err
 }
 

@@ -45,8 +45,9 @@ type trail struct {
 	notes   chan struct{} // a token for each note on its way
 }
 
-func newTrail(l *audit.Log, attribution string, m *metrics, log zerolog.Logger) *trail {
-	t := &trail{Log: l, metrics: m, log: log, began: time.Now(), notes: make(chan struct{}, maxNotes)}
+// newTrail returns a trail whose Log must be set before it is used; its posted is what that tells.
+func newTrail(attribution string, m *metrics, log zerolog.Logger) *trail {
+	t := &trail{metrics: m, log: log, began: time.Now(), notes: make(chan struct{}, maxNotes)}
 	rand.Read(t.key[:])
 	t.level.Store(&attribution)
 	return t
@@ -76,33 +77,46 @@ func (t *trail) Append(r audit.Record) (audit.Ref, error) {
 	return t.append(r)
 }
 
-// Post implements proxy.Trail. What became of the record is counted by posted.
+// Post implements proxy.Trail. What becomes of a record that it takes is told to posted.
 func (t *trail) Post(r audit.Record) error {
+	t.enter()
 	err := t.Log.Post(r)
-	if err == nil {
-		t.metrics.happened(&r)
+	if err != nil {
+		t.leave()
+		t.metrics.recorded(r.Event, err)
+		return err
 	}
-	return err
+	t.metrics.happened(&r)
+	return nil
+}
+
+// enter and leave go around a record on its way.
+func (t *trail) enter() {
+	if t.waiting.Load() == 0 {
+		t.moved.Store(int64(time.Since(t.began))) // before anybody can see that somebody waits
+	}
+	t.waiting.Add(1)
+}
+
+func (t *trail) leave() {
+	t.moved.Store(int64(time.Since(t.began)))
+	t.waiting.Add(-1)
 }
 
 // posted is told what became of the records that were given to Post.
-func posted(m *metrics, log zerolog.Logger) func(audit.Event, error) {
-	return func(event audit.Event, err error) {
-		m.recorded(event, err)
-		if err != nil {
-			log.Error().Err(err).Str("event", string(event)).Msg("a record could not be written")
-		}
+func (t *trail) posted(event audit.Event, err error) {
+	t.leave()
+	t.metrics.recorded(event, err)
+	if err != nil {
+		t.log.Error().Err(err).Str("event", string(event)).Msg("a record could not be written")
 	}
 }
 
 // append waits for the sink however long it takes.
 func (t *trail) append(r audit.Record) (audit.Ref, error) {
-	if t.waiting.Add(1) == 1 {
-		t.moved.Store(int64(time.Since(t.began)))
-	}
+	t.enter()
 	ref, err := t.Log.Append(r)
-	t.moved.Store(int64(time.Since(t.began)))
-	t.waiting.Add(-1)
+	t.leave()
 	t.metrics.observe(r, err)
 	return ref, err
 }

@@ -172,8 +172,8 @@ type Audit struct {
 	// are written to. "-", the default, is standard output.
 	Path string
 
-	// Sync waits until each record is on the disk, not only with the operating system. Default
-	// false.
+	// Sync waits until each record that is waited for, which is all but outcomes, is on the disk, not
+	// only with the operating system. Default false.
 	Sync bool
 
 	// Segment is after how many bytes the trail is signed and its file set aside, as Path.000001 and so

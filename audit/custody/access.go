@@ -17,7 +17,8 @@ const (
 	//	log_format sidekey '$remote_addr - $remote_user [$time_local] "$request" $status '
 	//	                   '$body_bytes_sent "$http_referer" "$http_user_agent" "$http_x_request_id"';
 	//
-	// Without the last field only the User-Agent can name a use.
+	// Without the last field only the User-Agent can name a use. Values have to be escaped, as they are
+	// unless log_format says escape=none: then who chooses a value can write what follows it, too.
 	AccessNginx = "nginx"
 
 	// AccessJSON is one JSON object a line; see [Config.AccessKeys].
@@ -135,7 +136,13 @@ func pathOf(target string) string {
 	return path
 }
 
-// parseNginx reads a line of [AccessNginx].
+// nginxTime is how $time_local reads.
+const nginxTime = "02/Jan/2006:15:04:05 -0700"
+
+// parseNginx reads a line of [AccessNginx]. Who asks chooses the user's name, in which nginx escapes quotes
+// and backslashes, but neither spaces nor brackets. So the first quote is the one that opens the request,
+// and the time is what stands in brackets right before it: whatever looks like a time, or like the
+// beginning of one, further left is a part of the name.
 func parseNginx(text []byte) (f accessFields, ok bool) {
 	s := string(text)
 	f.remote, s, _ = strings.Cut(s, " ")
@@ -143,12 +150,16 @@ func parseNginx(text []byte) (f accessFields, ok bool) {
 	if !ok {
 		return f, false
 	}
-	at, s, ok := strings.Cut(s, "] \"")
+	head, s := untilQuote(s)
+	if i := strings.LastIndex(head, " ["); i >= 0 {
+		head = head[i+len(" ["):]
+	}
+	at, ok := strings.CutSuffix(head, "] ")
 	if !ok {
 		return f, false
 	}
 	var err error
-	if f.time, err = time.Parse("02/Jan/2006:15:04:05 -0700", at); err != nil {
+	if f.time, err = time.Parse(nginxTime, at); err != nil {
 		return f, false
 	}
 	request, s := untilQuote(s)

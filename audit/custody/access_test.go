@@ -13,7 +13,7 @@ import (
 
 // answered makes a session with ten uses, ten seconds apart from each other, and returns their request
 // ids. Use 3 is one that the upstream refused, use 9 one without an outcome.
-func answered(t *testing.T) (w *world, ids []string) {
+func answered(t testing.TB) (w *world, ids []string) {
 	w = newWorld(t, 5, 1, "clear")
 	s := w.start("tester")
 	s.login()

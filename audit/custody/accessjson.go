@@ -112,7 +112,7 @@ func lookUp(object map[string]any, key string) any {
 func timeOf(v any) (time.Time, bool) {
 	switch v := v.(type) {
 	case string:
-		for _, layout := range []string{time.RFC3339Nano, "02/Jan/2006:15:04:05 -0700", "2006-01-02T15:04:05.999999999-0700", "2006-01-02 15:04:05.999999999Z07:00"} {
+		for _, layout := range []string{time.RFC3339Nano, nginxTime, "2006-01-02T15:04:05.999999999-0700", "2006-01-02 15:04:05.999999999Z07:00"} {
 			if at, err := time.Parse(layout, v); err == nil {
 				return at, true
 			}

@@ -3,6 +3,7 @@ package custody
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -128,12 +129,14 @@ func (v *vaultLog) span() (first, last time.Time) {
 	return first, last
 }
 
-// facts lists what the trail and Vault's log do not say alike, but for the time.
+// facts lists what the trail and Vault's log do not say alike, but for the time. What the records of a
+// call and of what it issued both say is listed once.
 func (target *target) facts() []string {
 	var diff []string
 	differ := func(name, vault, trail string) {
-		if vault != trail {
-			diff = append(diff, fmt.Sprintf("Vault's log says %s %s, the trail %s", name, quoted(vault), quoted(trail)))
+		text := fmt.Sprintf("Vault's log says %s %s, the trail %s", name, quoted(vault), quoted(trail))
+		if vault != trail && !slices.Contains(diff, text) {
+			diff = append(diff, text)
 		}
 	}
 	p := target.pair
@@ -149,8 +152,8 @@ func (target *target) facts() []string {
 		differ("lease", p.resp.lease, target.lease)
 	}
 	if target.iss != nil && target.call != nil {
-		differ("path", target.iss.Source.Path, target.path)
-		differ("lease", p.either().lease, target.iss.Source.LeaseID)
+		differ("path", strings.TrimSuffix(h.Path, "/"), strings.TrimSuffix(target.iss.Source.Path, "/"))
+		differ("lease", h.lease, target.iss.Source.LeaseID)
 	}
 	if !target.agrees(p) {
 		failed, _ := p.failed()

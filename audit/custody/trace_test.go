@@ -70,6 +70,25 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestCopiedLine: a line that stands twice in one file is found in each file, though each has all lines.
+func TestCopiedLine(t *testing.T) {
+	w := newWorld(t, 2, 1, "clear")
+	w.run(1, 10)
+	lines := w.devices[0].lines
+	for file := range 3 {
+		for i := range lines {
+			e := w.evidence()
+			e.vault = append(e.vault, e.vault[0], e.vault[0])
+			e.vault[file] = strings.Join(slices.Insert(slices.Clone(lines), i+1, lines[i]), "\n") + "\n"
+			found := trace(t, e.config(w.now.Add(time.Minute))).Findings
+			where, hint := fmt.Sprintf("vault%d.log:%d", file, i+2), fmt.Sprintf("the first stands at vault%d.log:%d", file, i+1)
+			if len(found) != 1 || found[0].Code != custody.VaultLogBroken || found[0].Where != where || !strings.HasSuffix(found[0].Hint, hint) {
+				t.Errorf("line %d of file %d: want %s; findings:%s", i+1, file, where, describe(found))
+			}
+		}
+	}
+}
+
 // TestOthers: what is not of the given trails is no finding.
 func TestOthers(t *testing.T) {
 	w := newWorld(t, 7, 1, "clear")

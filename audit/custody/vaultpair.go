@@ -15,6 +15,13 @@ type pair struct {
 	issued    []string // the keys of the token that the call issued
 	target    *target  // what it was joined to
 	owner     *session // whose it is, if that is known
+	also      []twin   // the entries that further files have of it
+}
+
+// A twin is an entry that stands in another file, too.
+type twin struct {
+	file, line int
+	response   bool
 }
 
 // A half is one line of Vault's log.
@@ -82,15 +89,25 @@ func (v *vaultLog) add(file *logFile, h *half) {
 	}
 	switch {
 	case same != nil && same.file == h.file:
-		v.broken(file, h.at, fmt.Sprintf("Vault's log has the %s of request %s twice in one file.", h.kind(), h.id),
-			"a line was copied; the first stands at "+same.where())
+		v.copied(file, h, same.line)
 		return
 	case same != nil:
+		if i := slices.IndexFunc(p.also, func(t twin) bool { return t.file == h.file && t.response == h.response }); i >= 0 {
+			v.copied(file, h, p.also[i].line)
+			return
+		}
+		p.also = append(p.also, twin{h.file, h.line, h.response})
 		v.compare(same, h)
 	case !h.response && p.resp != nil && p.resp.file == h.file:
 		v.broken(file, h.at, fmt.Sprintf("The request %s stands after its response, at %s.", h.id, p.resp.where()), "lines were moved")
 	}
 	v.hold(p, h)
+}
+
+// copied reports an entry that its file has at an earlier line, too.
+func (v *vaultLog) copied(file *logFile, h *half, first int) {
+	v.broken(file, h.at, fmt.Sprintf("Vault's log has the %s of request %s twice in one file.", h.kind(), h.id),
+		"a line was copied; the first stands at "+place(h.name, first))
 }
 
 func (h *half) kind() string {

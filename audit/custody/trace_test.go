@@ -13,12 +13,14 @@ import (
 
 // TestHonest: whatever happens to honest sessions, nothing is found.
 func TestHonest(t *testing.T) {
-	for _, headers := range []string{"clear", "hashed", "none"} {
-		for _, devices := range []int{1, 2} {
-			for seed := range uint64(12) {
+	seed := uint64(0)
+	for range rounds(t, 4) {
+		for _, headers := range []string{"clear", "hashed", "none"} {
+			for _, devices := range []int{1, 2} {
+				seed++
 				t.Run(fmt.Sprint(headers, devices, "/", seed), func(t *testing.T) {
 					w := newWorld(t, seed, devices, headers)
-					w.run(1+int(seed)%3, 60)
+					w.run(1+w.rnd.IntN(3), 60)
 					r := trace(t, w.evidence().config(w.now.Add(time.Minute)))
 					if len(r.Findings) > 0 {
 						t.Errorf("findings:%s", describe(r.Findings))
@@ -73,7 +75,7 @@ func TestKilled(t *testing.T) {
 // TestCopiedLine: a line that stands twice in one file is found in each file, though each has all lines.
 func TestCopiedLine(t *testing.T) {
 	w := newWorld(t, 2, 1, "clear")
-	w.run(1, 10)
+	w.start("tester").login()
 	lines := w.devices[0].lines
 	for file := range 3 {
 		for i := range lines {

@@ -26,9 +26,9 @@ func (t *tracer) joinAccess(a *accessLog) {
 	if len(a.inputs) == 0 {
 		return
 	}
-	t.note(a.bad, fmt.Sprintf("%d lines of the access logs cannot be read, the first at %s", a.bad, a.badAt), "say how the lines read with --access-format")
+	t.note(a.bad, fmt.Sprintf("%s of the access logs cannot be read, the first at %s", counted(a.bad, "line"), a.badAt), "say how the lines read with --access-format")
 	byID, bare, unnamed := t.usesByID()
-	t.note(unnamed, fmt.Sprintf("%d uses have no request id, and cannot be found in access logs", unnamed), "correlate: true on their routes")
+	t.note(unnamed, fmt.Sprintf("%s without a request id, not to be found in access logs", counted(unnamed, "use")), "correlate: true on their routes")
 	slices.SortStableFunc(a.lines, func(x, y *access) int { return x.Time.Compare(y.Time) })
 	hosts := map[string]map[int]bool{} // the files that have lines of a host
 	var extra []*access

@@ -131,5 +131,5 @@ func (m misfit) names() string {
 	if m.where == "" {
 		return "its own calls to Vault name"
 	}
-	return fmt.Sprintf("%d calls in Vault's log name", m.count) + map[bool]string{true: " up to", false: ""}[false]
+	return fmt.Sprintf("%d calls in Vault's log name", m.count)
 }

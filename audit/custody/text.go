@@ -160,7 +160,7 @@ func (w *writer) issuance(iss *Issuance, vault bool) {
 		w.line(2, "%s %s of %s, request %s%s, from %s (%s, by %s)", w.paint(green, "vault"), v.Operation, v.Path, v.RequestID, lease,
 			cmp.Or(v.RemoteAddress, "an unknown address"), v.Where, strings.ReplaceAll(string(iss.Joined), "_", " "))
 	case vault && iss.Source.Kind == kindVault:
-		w.line(2, "%s not in Vault's log: %s, request %s%s", w.paint(red, "vault"), iss.Source.Path, cmp.Or(iss.Source.RequestID, "unknown"), lease)
+		w.line(2, "%s: %s, request %s%s", w.paint(red, "not in Vault's log"), iss.Source.Path, cmp.Or(iss.Source.RequestID, "unknown"), lease)
 	default:
 		w.line(2, "from %s %s%s", iss.Source.Kind, iss.Source.Path, lease)
 	}
@@ -190,7 +190,11 @@ func (w *writer) uses(uses []*Use) {
 		access = fmt.Sprintf(", %d in access logs", reached)
 	}
 	last := uses[len(uses)-1]
-	w.line(2, "%s: %s (%s to %s)%s", counted(len(uses), "use"), strings.Join(parts, ", "), stamp(uses[0].Time), stamp(last.Time), access)
+	span := stamp(uses[0].Time)
+	if end := stamp(last.Time); end != span {
+		span += " to " + end
+	}
+	w.line(2, "%s: %s (%s)%s", counted(len(uses), "use"), strings.Join(parts, ", "), span, access)
 	if !w.opts.Uses {
 		return
 	}
@@ -199,7 +203,7 @@ func (w *writer) uses(uses []*Use) {
 		if u.Access != nil {
 			at = ", " + u.Access.Where
 		}
-		w.line(3, "%s %s %s %s%s: %s%s", fmt.Sprint(u.Seq), stamp(u.Time), u.Method, u.Host, cmp.Or(u.PathSent, u.Path), w.paint(colorOf(u), u.result()), at)
+		w.line(3, "#%d %s %s %s%s: %s%s", u.Seq, stamp(u.Time), u.Method, u.Host, cmp.Or(u.PathSent, u.Path), w.paint(colorOf(u), u.result()), at)
 	}
 }
 
@@ -243,7 +247,7 @@ func (w *writer) events(events []*Event) {
 		parts = append(parts, fmt.Sprintf("%d x %s", count[name], name))
 	}
 	if len(parts) > 0 {
-		w.line(1, "beside issuances: %s", strings.Join(parts, ", "))
+		w.line(1, "other records: %s", strings.Join(parts, ", "))
 	}
 	if !w.opts.Uses {
 		return
@@ -254,7 +258,7 @@ func (w *writer) events(events []*Event) {
 			words = append(words, fmt.Sprint(e.Status))
 		}
 		words = slices.DeleteFunc(words, func(s string) bool { return s == "" })
-		w.line(2, "%s %s %s", fmt.Sprint(e.Seq), stamp(e.Time), strings.Join(words, " "))
+		w.line(2, "#%d %s %s", e.Seq, stamp(e.Time), strings.Join(words, " "))
 	}
 }
 
@@ -317,7 +321,8 @@ func (w *writer) place(f Finding) {
 // verdict writes the last line.
 func (w *writer) verdict(r *Report) {
 	n := r.Totals
-	what := fmt.Sprintf("%s, %s of %s, %s to Vault", counted(n.Sessions, "session"), counted(n.Uses, "use"), counted(n.Issuances, "issuance"), counted(n.VaultCalls, "call"))
+	what := fmt.Sprintf("looked at %s, %s of %s (%d indeterminate), %s, %s to Vault", counted(n.Sessions, "session"),
+		counted(n.Uses, "use"), counted(n.Issuances, "issuance"), n.Indeterminate, counted(n.Denials, "denial"), counted(n.VaultCalls, "call"))
 	if len(r.VaultLogs) > 0 {
 		what += fmt.Sprintf(" (joined: %d by request id, %d by correlation id, %d by path and time)", n.JoinedByID, n.JoinedByCorr, n.JoinedByPlace)
 	}
@@ -325,8 +330,8 @@ func (w *writer) verdict(r *Report) {
 		what += fmt.Sprintf(", %s in access logs", counted(n.AccessJoined, "use"))
 	}
 	if len(r.Findings) == 0 {
-		w.line(0, "%s: %s", w.paint(green, "0 findings"), what)
+		w.line(0, "%s; %s", w.paint(green, "0 findings"), what)
 		return
 	}
-	w.line(0, "%s: %s", w.paint(red, counted(len(r.Findings), "finding")), what)
+	w.line(0, "%s; %s", w.paint(red, counted(len(r.Findings), "finding")), what)
 }

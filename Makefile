@@ -58,6 +58,10 @@ test-clients: ## run curl and git through Sidekey (installs them where apt-get c
 test-access: ## trace what a real nginx has in its access log (installs it where apt-get can)
 	nginx=$$(bash tools/install-nginx.sh) && SIDEKEY_NGINX="$$nginx" $(GO) test -count=1 -run '^TestAccess' ./cmd/sidekey
 
+.PHONY: test-otlp
+test-otlp: ## copy the trail to a real OpenTelemetry Collector (builds it: 3 minutes the first time)
+	bin=$$(bash tools/build.sh otelcol) && SIDEKEY_OTELCOL="$$bin" $(GO) test -count=1 -run '^TestRealCollector$$' ./cmd/sidekey
+
 .PHONY: test-reload
 test-reload: ## reload a policy 1000 times under 500 requests/s (1 minute); prints how it went
 	SIDEKEY_RELOADS=1000 $(GO) test -count=1 -timeout=10m -v -run '^TestReloads$$' ./cmd/sidekey
@@ -86,7 +90,7 @@ test-h2spec: build ## compare HTTP/2 inside a tunnel with bare net/http, by h2sp
 
 .PHONY: test-vault
 test-vault: ## run the tests against a real Vault (builds it: 5 minutes the first time)
-	bin=$$(bash tools/vaultd.sh) && pg=$$(bash tools/install-postgres.sh) && \
+	bin=$$(bash tools/build.sh vaultd) && pg=$$(bash tools/install-postgres.sh) && \
 		SIDEKEY_VAULTD="$$bin" SIDEKEY_POSTGRES="$$pg" $(GO) test $(TESTFLAGS) -p 1 -parallel 6 -count=1 -timeout 15m -run RealVault -skip '$(FLEET)' ./internal/realvault ./vault ./cmd/sidekey
 
 # What measures rather than checks, and needs a machine of its own.
@@ -94,7 +98,7 @@ FLEET = RealVaultFleet|RealVaultThroughput|RealVaultPerSidecar
 
 .PHONY: test-fleet
 test-fleet: ## 500 sidecars before one real Vault, through three kinds of restart (3 minutes); prints tables
-	bin=$$(bash tools/vaultd.sh) && SIDEKEY_VAULTD="$$bin" $(GO) test -v -count=1 -timeout 20m -run '$(FLEET)' ./vault
+	bin=$$(bash tools/build.sh vaultd) && SIDEKEY_VAULTD="$$bin" $(GO) test -v -count=1 -timeout 20m -run '$(FLEET)' ./vault
 
 .PHONY: test-browser
 test-browser: ## open the custody page in headless Chromium (installs it where apt-get can; needs npm; 2 minutes)

@@ -1,7 +1,7 @@
 // Package realvault starts a real Vault, and a real PostgreSQL, for the tests of the other
 // packages. It is imported by test files only.
 //
-// The Vault is the binary that tools/vaultd.sh builds; `make test-vault` names it in the environment
+// The Vault is the binary that tools/build.sh builds; `make test-vault` names it in the environment
 // and runs the tests whose names hold "RealVault". Where that is not done the tests are skipped;
 // where it is done they are not, whatever is missing.
 //
@@ -71,7 +71,7 @@ func Start(t testing.TB, opts Options) *Server {
 	t.Helper()
 	binary := os.Getenv(Binary)
 	if binary == "" {
-		t.Skipf("needs a real Vault: run `make test-vault`, or set %s to what tools/vaultd.sh prints", Binary)
+		t.Skipf("needs a real Vault: run `make test-vault`, or set %s to what `tools/build.sh vaultd` prints", Binary)
 	}
 	s := &Server{
 		RootToken: "root-" + rand.Text(),

@@ -7,7 +7,7 @@
 // look to clients, and SIGUSR2 starts it again on the same storage and the same port, unsealed.
 //
 // It is a module of its own so that Vault, whose licence is BUSL-1.1, never enters Sidekey's go.mod:
-// it is built where it is used, by tools/vaultd.sh, and never published.
+// it is built where it is used, by tools/build.sh, and never published.
 package main
 
 import (

@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
-# Builds the test Vault of tools/vaultd, once for each state of its source, and prints where the
-# binary is. Cold, that is 5 minutes on two cores and 3 GB of memory; when the Go build cache has
-# Vault's packages, seconds; when the binary is there, nothing. Progress goes to standard error.
+# build.sh NAME builds the server of tools/NAME that tests need, once for each state of its source, and
+# prints where the binary is. Cold, Vault (vaultd) is 5 minutes on two cores and 3 GB of memory, the
+# OpenTelemetry Collector (otelcol) half of that; when the Go build cache has the packages, seconds; when
+# the binary is there, nothing. Progress goes to standard error.
 set -euo pipefail
-cd "$(dirname "$0")/vaultd"
+name=$1
+cd "$(dirname "$0")/$name"
 export GOTOOLCHAIN=auto
 
 go_version=$(go env GOVERSION)
 hash=$({ echo "$go_version $(go env GOOS GOARCH | tr '\n' ' ')"; cat go.mod go.sum ./*.go; } | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sidekey
-binary=$cache/vaultd-$hash
+binary=$cache/$name-$hash
 mkdir -p "$cache"
 
-# Two at once would each compile all of Vault.
-exec 9>"$cache/vaultd.lock"
+# Two at once would each compile all of it.
+exec 9>"$cache/$name.lock"
 if command -v flock >/dev/null && ! flock -n 9; then
-	echo "vaultd: another build is under way, waiting for it" >&2
+	echo "$name: another build is under way, waiting for it" >&2
 	flock 9
 fi
 
 if [ ! -x "$binary" ]; then
-	echo "vaultd: building a real Vault with $go_version; the first time takes about 5 minutes" >&2
+	echo "$name: building with $go_version; the first time takes minutes" >&2
 	start=$SECONDS
 	partial=$(mktemp "$binary.XXXXXX")
 	trap 'rm -f "$partial"' EXIT
@@ -33,12 +35,12 @@ if [ ! -x "$binary" ]; then
 		sleep 1
 		elapsed=$((SECONDS - start))
 		if [ $((elapsed % 30)) -eq 0 ] && [ "$elapsed" -gt 0 ]; then
-			echo "vaultd: still building, $elapsed s" >&2
+			echo "$name: still building, $elapsed s" >&2
 		fi
 	done
 	wait "$build"
 	chmod 755 "$partial"
 	mv "$partial" "$binary"
-	echo "vaultd: built in $((SECONDS - start)) s" >&2
+	echo "$name: built in $((SECONDS - start)) s" >&2
 fi
 echo "$binary"

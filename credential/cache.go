@@ -63,7 +63,7 @@ type Cache struct {
 	work     context.Context
 	stopWork context.CancelFunc
 	calls    sync.WaitGroup // goroutines of the cache; added to under mu while it is not closed
-	end      sync.Once
+	over     chan struct{}  // closed when Close has done all
 
 	mu      sync.Mutex
 	current *held              // may have expired; nil before the first issuance and after Close
@@ -104,7 +104,7 @@ func NewCache(cfg CacheConfig) *Cache {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	c := &Cache{cfg: cfg, live: map[*held]struct{}{}, wake: make(chan struct{}, 1), closing: make(chan struct{})}
+	c := &Cache{cfg: cfg, live: map[*held]struct{}{}, wake: make(chan struct{}, 1), closing: make(chan struct{}), over: make(chan struct{})}
 	c.work, c.stopWork = context.WithCancel(context.Background())
 	return c
 }

@@ -93,42 +93,49 @@ func (c *Cache) revokeAtSource(ctx context.Context, iss *Issuance) error {
 //
 // Close returns when all calls to the source have ended, each bounded by ctx and its own timeout,
 // and returns those issuances that have not expired and could not be revoked, at any time of the
-// cache's life. Closing again waits for the first to be done and returns nil.
+// cache's life. Closing again waits for the first to be done, which is bounded by both contexts then, and
+// returns the same.
 func (c *Cache) Close(ctx context.Context) []*Issuance {
-	var left []*Issuance
-	c.end.Do(func() { left = c.close(ctx) })
-	return left
-}
-
-func (c *Cache) close(ctx context.Context) []*Issuance {
-	defer c.stopWork()
 	defer context.AfterFunc(ctx, c.stopWork)()
 	c.mu.Lock()
-	c.closed = true
-	c.current = nil
-	close(c.closing)
-	f := c.flight
+	first, f := !c.closed, c.flight
+	if first {
+		c.closed = true
+		c.current = nil
+		close(c.closing)
+	}
 	c.mu.Unlock()
+	if first {
+		c.close(f)
+	}
+	<-c.over
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return unexpired(slices.Clone(c.unrevoked), c.cfg.Now())
+}
 
-	c.giveUpAll(ctx)
+// close gives everything up, also what f brings, the call that was under way.
+func (c *Cache) close(f *flight) {
+	defer close(c.over)
+	defer c.stopWork()
+	c.giveUpAll()
 	if f != nil { // it may bring one more
 		<-f.done
-		c.giveUpAll(ctx)
+		c.giveUpAll()
 	}
 	c.calls.Wait()
-	return unexpired(c.unrevoked, c.cfg.Now())
 }
 
 func unexpired(list []*Issuance, now time.Time) []*Issuance {
 	return slices.DeleteFunc(list, func(iss *Issuance) bool { return !before(now, iss.ExpiresAt) })
 }
 
-func (c *Cache) giveUpAll(ctx context.Context) {
+func (c *Cache) giveUpAll() {
 	c.mu.Lock()
 	left := c.live
 	c.live = map[*held]struct{}{}
 	c.mu.Unlock()
 	for h := range left {
-		c.calls.Go(func() { c.giveUp(ctx, h) })
+		c.calls.Go(func() { c.giveUp(c.work, h) })
 	}
 }

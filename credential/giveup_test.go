@@ -82,8 +82,25 @@ func TestCloseReturnsWhatIsLeft(t *testing.T) {
 			t.Errorf("Close = %v, want v1 and v2", left)
 		}
 		release2()
-		if again := c.Close(t.Context()); again != nil {
-			t.Errorf("second Close = %v", again)
+		if again := c.Close(t.Context()); len(again) != 2 {
+			t.Errorf("second Close = %v, want the same", again)
+		}
+	})
+}
+
+// A second Close bounds the first, and tells what that could not revoke.
+func TestCloseBoundsAnother(t *testing.T) {
+	bubble(t, time.Minute, 0, func(t *testing.T, c *credential.Cache, src *standIn, rec *book) {
+		v1, release := acquired(t, c, "v1")
+		release()
+		src.revoking = time.Hour
+		began := time.Now()
+		go c.Close(context.Background())
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if left := c.Close(ctx); len(left) != 1 || left[0] != v1 || time.Since(began) != 2*time.Second {
+			t.Errorf("Close = %v after %v, want v1 after 2s", left, time.Since(began))
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sidekey/sidekey/audit"
@@ -51,7 +52,7 @@ func (sc *sidecar) replace(ctx context.Context, next *bound, detail string) erro
 }
 
 // retire closes the credentials in gone when no request of their policy is left, or has had time
-// enough. At the end of the session giveUp does that.
+// enough. At the end of the session giveUp does that, also for those that are being closed here.
 func (sc *sidecar) retire(ctx context.Context, retired <-chan struct{}, gone []*boundCredential) {
 	select {
 	case <-retired:
@@ -79,5 +80,5 @@ func (sc *sidecar) stopReplacing() (all []*boundCredential, left []*credential.I
 	for c := range sc.retiring {
 		all = append(all, c)
 	}
-	return all, sc.left
+	return all, slices.Clone(sc.left)
 }

@@ -91,8 +91,8 @@ func (l *Log) SetAttribution(attribution string, r Record) (Ref, error) {
 
 // Post adds r to the trail as Append does, but does not wait for it: r is written with the next record
 // that is appended, or else within a few milliseconds. So when an Append returns without an error, what
-// was posted before it is in the trail as well, or was reported to [Config.Posted]. The error of Post is that of a
-// record that cannot be recorded, or [ErrClosed]. Close waits for r.
+// was posted before it is in the trail as well, or could not be written, which [Config.Posted] is told.
+// The error of Post is that of a record that cannot be recorded, or [ErrClosed]. Close waits for r.
 //
 // It is for records that nothing depends on: a process that is killed loses the last of them.
 func (l *Log) Post(r Record) error {

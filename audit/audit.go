@@ -115,12 +115,13 @@ type Config struct {
 	SegmentBytes int64
 
 	// Problem is told what the operator should know and no caller of Append can be told: that a file
-	// could not be rotated, and the trail goes on in the old one, or that a sink panicked. It must return soon. Nil means that
-	// no one is told.
+	// could not be rotated, and the trail goes on in the old one, or that a sink panicked. It must
+	// return soon. Nil means that no one is told.
 	Problem func(error)
 
 	// Posted is told what became of each record that was given to [Log.Post]: it was written, or was
-	// not, with an error as Append has it. It may be called concurrently, and must return soon. Nil means that no one is told.
+	// not, with an error as Append has it. It may be called concurrently, and must return soon. Nil
+	// means that no one is told.
 	Posted func(Event, error)
 
 	// Session is required; see its ID.

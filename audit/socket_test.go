@@ -25,16 +25,23 @@ func listenUnix(t *testing.T) (net.Listener, string) {
 	return ln, path
 }
 
-func TestSocket(t *testing.T) {
+// connect returns a sink to a socket, its reader's end, and what the reader listens on.
+func connect(t *testing.T) (sink audit.Sink, reader net.Conn, ln net.Listener) {
+	t.Helper()
 	ln, path := listenUnix(t)
 	sink, err := audit.OpenSink("unix:"+path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := ln.Accept()
+	reader, err = ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sink, reader, ln
+}
+
+func TestSocket(t *testing.T) {
+	sink, conn, _ := connect(t)
 	defer conn.Close()
 	l, err := audit.New(audit.Config{Sink: sink, Sync: true, Session: audit.Session{ID: "s"}})
 	if err != nil {
@@ -56,15 +63,7 @@ func TestSocket(t *testing.T) {
 
 // A second connection would go on in a chain of which nobody knows whether its reader has the rest.
 func TestSocketIsNotConnectedAgain(t *testing.T) {
-	ln, path := listenUnix(t)
-	sink, err := audit.OpenSink("unix:"+path, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	sink, conn, ln := connect(t)
 	l := open(t, sink, "s")
 	defer l.Close()
 	mustAppend(t, l, audit.Record{Event: audit.SessionStarted})

@@ -11,7 +11,7 @@ import (
 )
 
 // ErrExpired means that an issuance reached its expiry: a [Recorder] is told so when that came
-// before it was given up, and [Issuance.RecordUse] when it came before the record of the use was written.
+// before it was given up, and [Issuance.RecordUse] when it came before the use's record was written.
 var ErrExpired = errors.New("credential expired")
 
 // CacheConfig says what a [Cache] stands before. Name, Source and Recorder are required.

@@ -148,7 +148,7 @@ func (ex *exchange) run() *refusal {
 // an outcome of its own. again says that the answer was for nobody, and the request is to be sent
 // again.
 func (ex *exchange) use() (again bool, f *refusal) {
-	ex.attempts, ex.answered, ex.rec.Protocol = new(atomic.Int64), false, "" // as of now, also after another use
+	ex.attempts, ex.answered, ex.rec.Protocol = new(atomic.Int64), false, "" // of this use, not of one before
 	ctx, cut := context.WithCancelCause(ex.r.Context())
 	defer cut(nil)
 	defer ex.s.follow(ex.gen, ex.allowedBy, cut)()
@@ -290,7 +290,7 @@ func (ex *exchange) forward(out *http.Request) (*http.Response, *refusal) {
 	if ex.binding != nil {
 		transport = ex.transport
 	}
-	attempts := ex.attempts // not a later use's: the transport may tell when the answer is here
+	attempts := ex.attempts // the transport may tell when the answer is here, and a later use has its own
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { attempts.Add(1) }}
 	resp, err := transport.RoundTrip(out.WithContext(httptrace.WithClientTrace(out.Context(), trace)))
 	ex.pass.reach(passSent)

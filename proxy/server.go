@@ -28,7 +28,8 @@ import (
 
 // A Trail keeps audit records. Append returns after the record is durable enough to outlive the
 // process; its error stops the request. Post is for what nothing depends on: it does not wait, the
-// record is in the trail before any that is appended later, and an error says that it was not taken. Both are safe for concurrent use.
+// record is in the trail before any that is appended later, and an error says that it was not taken.
+// Both are safe for concurrent use.
 type Trail interface {
 	Append(audit.Record) (audit.Ref, error)
 	Post(audit.Record) error
